@@ -1,0 +1,1 @@
+"""How a scene is seen: rays, empty-space skipping, ray marching, compositing, shading."""
