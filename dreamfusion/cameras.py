@@ -1,0 +1,255 @@
+"""Cameras: where a picture is taken from, and the rays through its pixels.
+
+World: right-handed, +Y up, the object's front faces +Z, one unit is the radius of the scene's ball. Camera: OpenGL (+x right,
++y up, -z forward). Azimuth 0 looks at the front and grows towards +X; elevation 90 looks straight down. Pixel (0, 0)
+is top left and its ray passes its centre.
+
+`python -m dreamfusion.cameras` prints what a configuration's cameras look like.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dreamfusion.config import CameraConfig
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of b pinhole cameras that share a picture size.
+
+    Attributes:
+        c2w: camera to world, columns right, up, back, position.
+        fovy_deg: vertical field of view, in degrees.
+        height, width: in pixels.
+        azimuth_deg, elevation_deg: direction of the position as seen from the origin, in degrees; azimuth in [-180, 180).
+        distance: of the position from the origin, in world units.
+    """
+
+    c2w: Float[Tensor, "b 4 4"]
+    fovy_deg: Float[Tensor, " b"]
+    height: int
+    width: int
+    azimuth_deg: Float[Tensor, " b"]
+    elevation_deg: Float[Tensor, " b"]
+    distance: Float[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return self.c2w.shape[0]
+
+    def __getitem__(self, index: slice | list[int] | Int[Tensor, " k"]) -> Cameras:
+        """The cameras at `index`; an integer would drop the batch axis and is not taken: use a slice."""
+        return replace(
+            self,
+            c2w=self.c2w[index],
+            fovy_deg=self.fovy_deg[index],
+            azimuth_deg=self.azimuth_deg[index],
+            elevation_deg=self.elevation_deg[index],
+            distance=self.distance[index],
+        )
+
+    @property
+    def positions(self) -> Float[Tensor, "b 3"]:
+        return self.c2w[:, :3, 3]
+
+    @property
+    def forward(self) -> Float[Tensor, "b 3"]:
+        """Unit viewing directions."""
+        return -self.c2w[:, :3, 2]
+
+    @property
+    def pixel_radius(self) -> Float[Tensor, " b"]:
+        """Half the width of a pixel at unit depth: the cone of mip-NeRF (arXiv 2103.13415, sec. 3.1) scales with it."""
+        return torch.tan(torch.deg2rad(self.fovy_deg) / 2) / self.height
+
+    def to(self, device: torch.device | str) -> Cameras:
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("c2w", "fovy_deg", "azimuth_deg", "elevation_deg", "distance")
+        }
+        return replace(self, **moved)
+
+    def resized(self, height: int, width: int) -> Cameras:
+        """The same cameras with another picture size; the vertical field of view stays."""
+        return replace(self, height=height, width=width)
+
+    def rays(self) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]:
+        """One ray through each pixel's centre.
+
+        Returns:
+            rays_o: origins in the world frame.
+            rays_d: unit directions in the world frame.
+        """
+        device, dtype = self.c2w.device, self.c2w.dtype
+        rows = (torch.arange(self.height, device=device, dtype=dtype) + 0.5) / self.height
+        columns = (torch.arange(self.width, device=device, dtype=dtype) + 0.5) / self.width
+        up = 1 - 2 * rows[:, None].expand(self.height, self.width)
+        right = (2 * columns[None, :].expand(self.height, self.width) - 1) * (self.width / self.height)
+        tangent = torch.tan(torch.deg2rad(self.fovy_deg) / 2)[:, None, None]
+        directions = torch.stack(
+            torch.broadcast_tensors(right * tangent, up * tangent, -torch.ones_like(tangent)), dim=-1
+        )
+        rays_d = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], directions)
+        rays_d = rays_d / rays_d.norm(dim=-1, keepdim=True)
+        rays_o = self.positions[:, None, None, :].expand_as(rays_d)
+        return rays_o, rays_d
+
+
+def look_at(
+    position: Float[Tensor, "b 3"], target: Float[Tensor, "b 3"], up: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 4 4"]:
+    """Camera-to-world matrices of cameras at `position` that look at `target`; always a proper rotation.
+
+    Looking along `up` leaves the roll open; it is then the limit of going up the front: the picture's top is -Z.
+    """
+    back = position - target
+    back = back / back.norm(dim=-1, keepdim=True)
+    right = torch.linalg.cross(up, back)
+    # Straight above the object `up` and `back` are parallel; +X is to the right then, as it is from the front.
+    degenerate = right.norm(dim=-1, keepdim=True) < 1e-6
+    right = torch.where(
+        degenerate, torch.tensor([1.0, 0.0, 0.0], dtype=right.dtype, device=right.device), right
+    )
+    right = right / right.norm(dim=-1, keepdim=True)
+    true_up = torch.linalg.cross(back, right)
+    c2w = torch.eye(4, dtype=position.dtype, device=position.device).repeat(position.shape[0], 1, 1)
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2], c2w[:, :3, 3] = right, true_up, back, position
+    return c2w
+
+
+def orbit_positions(
+    azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], distance: Float[Tensor, " b"]
+) -> Float[Tensor, "b 3"]:
+    """Points on the sphere: azimuth 0 on +Z, growing towards +X; elevation 90 on +Y."""
+    azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
+    return distance[:, None] * torch.stack(
+        [
+            torch.cos(elevation) * torch.sin(azimuth),
+            torch.sin(elevation),
+            torch.cos(elevation) * torch.cos(azimuth),
+        ],
+        dim=-1,
+    )
+
+
+def _wrapped(azimuth_deg: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    return torch.remainder(azimuth_deg + 180, 360) - 180
+
+
+def orbit_cameras(
+    azimuth_deg: Float[Tensor, " b"] | float | int,
+    elevation_deg: Float[Tensor, " b"] | float | int,
+    distance: Float[Tensor, " b"] | float | int,
+    fovy_deg: Float[Tensor, " b"] | float | int,
+    resolution: int,
+) -> Cameras:
+    """Square pictures by cameras that look at the origin; numbers and vectors broadcast against each other."""
+    azimuth, elevation, radius, fovy = torch.broadcast_tensors(
+        *(
+            torch.atleast_1d(torch.as_tensor(v, dtype=torch.float32))
+            for v in (azimuth_deg, elevation_deg, distance, fovy_deg)
+        )
+    )
+    position = orbit_positions(azimuth, elevation, radius)
+    up = torch.tensor([[0.0, 1.0, 0.0]]).expand_as(position)
+    # Straight above, the limit along this azimuth keeps the picture from spinning: its top points away from the camera's side.
+    above = torch.cos(torch.deg2rad(elevation)).abs() < 1e-6
+    away = -orbit_positions(azimuth, torch.zeros_like(elevation), torch.ones_like(radius)) * torch.sign(
+        elevation
+    ).unsqueeze(-1)
+    up = torch.where(above[:, None], away, up)
+    return Cameras(
+        c2w=look_at(position, torch.zeros_like(position), up),
+        fovy_deg=fovy.clone(),
+        height=resolution,
+        width=resolution,
+        azimuth_deg=_wrapped(azimuth),
+        elevation_deg=elevation.clone(),
+        distance=radius.clone(),
+    )
+
+
+def _uniform(
+    low_high: tuple[float, float], count: int, generator: torch.Generator
+) -> Float[Tensor, " count"]:
+    low, high = low_high
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def sample_elevation_deg(
+    config: CameraConfig, count: int, generator: torch.Generator
+) -> Float[Tensor, " count"]:
+    """Elevations, each uniform in angle or, with `uniform_area_probability`, uniform in area (DreamFusion, App. A.2)."""
+    low, high = config.elevation_deg
+    by_angle = _uniform((low, high), count, generator)
+    sines = _uniform((math.sin(math.radians(low)), math.sin(math.radians(high))), count, generator)
+    by_area = torch.rad2deg(torch.asin(sines.clamp(-1, 1)))
+    choose_area = torch.rand(count, generator=generator) < config.uniform_area_probability
+    return torch.where(choose_area, by_area, by_angle)
+
+
+def random_cameras(
+    config: CameraConfig,
+    generator: torch.Generator,
+    views: int | None = None,
+    resolution: int | None = None,
+) -> Cameras:
+    """Training cameras (DreamFusion, App. A.2); the views of one batch are spread evenly over the azimuth range.
+
+    Args:
+        config: ranges in degrees and world units.
+        generator: on the CPU; every call draws the same number of values for the same number of views.
+        views: number of cameras; the config's by default.
+        resolution: side of the square picture in pixels; the config's by default.
+
+    The reported azimuth, elevation and distance are those of the jittered position as seen from the origin.
+    """
+    count = views or config.views_per_step
+    size = resolution or config.resolution
+    low, high = config.azimuth_deg
+    # One draw per equal sector: unbiased, and no two views of a batch fall on the same side.
+    sectors = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    sectors = torch.remainder(sectors + torch.rand(1, generator=generator), 1.0)
+    azimuth = low + (high - low) * sectors
+    elevation = sample_elevation_deg(config, count, generator)
+    distance = _uniform(config.distance, count, generator)
+    fovy = _uniform(config.fovy_deg, count, generator)
+    jitter = config.position_jitter * (2 * torch.rand(count, 3, generator=generator) - 1)
+    target = config.target_jitter * torch.randn(count, 3, generator=generator)
+    up = torch.tensor([0.0, 1.0, 0.0]) + config.up_jitter * torch.randn(count, 3, generator=generator)
+
+    position = orbit_positions(azimuth, elevation, distance) + jitter
+    norm = position.norm(dim=-1)
+    return Cameras(
+        c2w=look_at(position, target, up),
+        fovy_deg=fovy,
+        height=size,
+        width=size,
+        azimuth_deg=_wrapped(torch.rad2deg(torch.atan2(position[:, 0], position[:, 2]))),
+        elevation_deg=torch.rad2deg(torch.asin((position[:, 1] / norm).clamp(-1, 1))),
+        distance=norm,
+    )
+
+
+def turntable_cameras(
+    frames: int, elevation_deg: float | int, distance: float | int, fovy_deg: float | int, resolution: int
+) -> Cameras:
+    """One full turn that starts at the front (azimuth 0) and ends one frame before it, so that it loops."""
+    azimuth = torch.arange(frames, dtype=torch.float32) * (360.0 / frames)
+    return orbit_cameras(azimuth, elevation_deg, distance, fovy_deg, resolution)
+
+
+if __name__ == "__main__":
+    shown = random_cameras(CameraConfig(views_per_step=8), torch.Generator().manual_seed(0))
+    print("azimuth  elevation  distance  fovy   position")
+    for index in range(len(shown)):
+        x, y, z = shown.positions[index].tolist()
+        print(
+            f"{shown.azimuth_deg[index]:7.1f} {shown.elevation_deg[index]:10.1f} {shown.distance[index]:9.2f}"
+            f" {shown.fovy_deg[index]:5.1f}   ({x:+.2f}, {y:+.2f}, {z:+.2f})"
+        )

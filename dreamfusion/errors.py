@@ -1,0 +1,93 @@
+"""Every error that a user can cause, and the exit code that it ends the program with.
+
+    DreamfusionError                 1   never raised itself
+    ├── PromptError                 10   empty prompt, prompt that is too long
+    ├── ConfigError                 11   unknown key, value out of range, unreadable file
+    ├── RunNotFoundError            12   no such run, or no run at all
+    ├── CheckpointMissingError      13   the run has no checkpoint yet
+    ├── CheckpointCorruptError      14   a checkpoint that cannot be read or does not fit
+    ├── ModelNotFoundError          15   no weights under that name, path or hub id
+    ├── ModelUnsupportedError       16   weights found, but score distillation cannot use them
+    ├── DeviceError                 17   the device is not there
+    ├── OutputError                 18   the output cannot be written
+    ├── NoSurfaceError              19   nothing crosses the density threshold
+    └── CollapseError               20   the scene went empty or solid, or its gradients are not finite
+
+A user's mistake is one of these and is printed as one line: what, where, expected, got, what to do.
+A programmer's mistake is any other exception and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class DreamfusionError(Exception):
+    """A mistake of the user's, told in one line.
+
+    Args:
+        what: what is wrong, with the place ("config key 'guidance.scale' is not known").
+        expected: what would have been right, if that can be said.
+        got: what came instead.
+        hint: what to do now, as an imperative sentence without a full stop.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, expected: str | None = None, got: str | None = None, hint: str | None = None
+    ) -> None:
+        self.what, self.expected, self.got, self.hint = what, expected, got, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.expected is not None:
+            text += f": expected {self.expected}"
+        if self.got is not None:
+            text += f"{',' if self.expected is not None else ':'} got {self.got}"
+        if self.hint is not None:
+            text += f". {self.hint[:1].upper()}{self.hint[1:]}"
+        return " ".join(text.split())
+
+
+class PromptError(DreamfusionError):
+    exit_code = 10
+
+
+class ConfigError(DreamfusionError):
+    exit_code = 11
+
+
+class RunNotFoundError(DreamfusionError):
+    exit_code = 12
+
+
+class CheckpointMissingError(DreamfusionError):
+    exit_code = 13
+
+
+class CheckpointCorruptError(DreamfusionError):
+    exit_code = 14
+
+
+class ModelNotFoundError(DreamfusionError):
+    exit_code = 15
+
+
+class ModelUnsupportedError(DreamfusionError):
+    exit_code = 16
+
+
+class DeviceError(DreamfusionError):
+    exit_code = 17
+
+
+class OutputError(DreamfusionError):
+    exit_code = 18
+
+
+class NoSurfaceError(DreamfusionError):
+    exit_code = 19
+
+
+class CollapseError(DreamfusionError):
+    exit_code = 20
