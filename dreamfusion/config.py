@@ -120,11 +120,13 @@ class MLPFieldConfig(_Strict):
     """The paper's field: mip-NeRF 360's integrated positional encoding and a residual MLP (DreamFusion, App. A.2)."""
 
     kind: Literal["mlp"] = "mlp"
-    degrees: int = Field(8, ge=1, le=16, description="octaves of the encoding, 2^0 .. 2^(degrees-1)")
-    width: int = Field(128, ge=8)
-    blocks: int = Field(5, ge=1)
+    degrees: int = Field(default=8, ge=1, le=16, description="octaves of the encoding, 2^0 .. 2^(degrees-1)")
+    width: int = Field(default=128, ge=8)
+    blocks: int = Field(default=5, ge=1)
     covariance: Schedule = LinearSchedule(start=5e-2, end=2e-3, steps=5000)
-    blob_density: float = Field(5.0, description="height of the gaussian blob added before the activation")
+    blob_density: float = Field(
+        default=5.0, description="height of the gaussian blob added before the activation"
+    )
     blob_std: Positive = 0.2
 
 
@@ -132,16 +134,16 @@ class HashGridFieldConfig(_Strict):
     """Instant-NGP's multi-resolution hash grid with threestudio's linear blob (arXiv 2201.05989; 2211.10440)."""
 
     kind: Literal["hashgrid"] = "hashgrid"
-    levels: int = Field(16, ge=1, le=24)
-    features_per_level: int = Field(2, ge=1, le=8)
-    log2_table_size: int = Field(19, ge=8, le=24)
-    base_resolution: int = Field(16, ge=2)
-    max_resolution: int = Field(4096, ge=2)
-    start_level: int = Field(8, ge=1, description="levels in use at the start")
-    level_every: int = Field(500, gt=0, description="steps between two further levels")
-    level_from: int = Field(2000, ge=0, description="step at which the first further level comes in")
-    hidden_width: int = Field(64, ge=8)
-    hidden_layers: int = Field(1, ge=1)
+    levels: int = Field(default=16, ge=1, le=24)
+    features_per_level: int = Field(default=2, ge=1, le=8)
+    log2_table_size: int = Field(default=19, ge=8, le=24)
+    base_resolution: int = Field(default=16, ge=2)
+    max_resolution: int = Field(default=4096, ge=2)
+    start_level: int = Field(default=8, ge=1, description="levels in use at the start")
+    level_every: int = Field(default=500, gt=0, description="steps between two further levels")
+    level_from: int = Field(default=2000, ge=0, description="step at which the first further level comes in")
+    hidden_width: int = Field(default=64, ge=8)
+    hidden_layers: int = Field(default=1, ge=1)
     blob_density: float = 10.0
     blob_radius: Positive = 0.5
 
@@ -150,10 +152,10 @@ class GridsFieldConfig(_Strict):
     """Dense feature grids of several resolutions read by trilinear interpolation: the fastest on a CPU."""
 
     kind: Literal["grids"] = "grids"
-    resolutions: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field((16, 32, 64), min_length=1)
-    features: int = Field(4, ge=1, le=32)
-    hidden_width: int = Field(32, ge=8)
-    hidden_layers: int = Field(1, ge=0)
+    resolutions: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(default=(16, 32, 64), min_length=1)
+    features: int = Field(default=4, ge=1, le=32)
+    hidden_width: int = Field(default=32, ge=8)
+    hidden_layers: int = Field(default=1, ge=0)
     blob_density: float = 10.0
     blob_radius: Positive = 0.5
 
@@ -165,8 +167,8 @@ class EnvironmentBackgroundConfig(_Strict):
     """A learned colour for each ray direction (DreamFusion, App. A.2)."""
 
     kind: Literal["environment"] = "environment"
-    degrees: int = Field(4, ge=1, le=10, description="octaves of the direction's encoding")
-    width: int = Field(32, ge=4)
+    degrees: int = Field(default=4, ge=1, le=10, description="octaves of the direction's encoding")
+    width: int = Field(default=32, ge=4)
 
 
 class SolidBackgroundConfig(_Strict):
@@ -192,11 +194,15 @@ class NormalsConfig(_Strict):
     """Where surface normals come from; `none` allows albedo shading only."""
 
     kind: Literal["analytic", "finite_difference", "none"] = "finite_difference"
-    epsilon: Positive = Field(1e-2, description="half the distance of the finite difference, in world units")
+    epsilon: Positive = Field(
+        default=1e-2, description="half the distance of the finite difference, in world units"
+    )
 
 
 class SceneConfig(_Strict):
-    radius: Positive = Field(1.0, description="radius of the ball that holds the scene, in world units")
+    radius: Positive = Field(
+        default=1.0, description="radius of the ball that holds the scene, in world units"
+    )
     field: FieldConfig = GridsFieldConfig()
     background: BackgroundConfig = RandomBackgroundConfig()
     normals: NormalsConfig = NormalsConfig()
@@ -209,34 +215,36 @@ class OccupancyConfig(_Strict):
     """The grid that skips empty space (Instant-NGP, App. E.2)."""
 
     enabled: bool = True
-    resolution: int = Field(32, ge=4, le=256)
+    resolution: int = Field(default=32, ge=4, le=256)
     alpha_threshold: Fraction = Field(
-        0.01, description="a cell whose opacity over one step is below this is skipped"
+        default=0.01, description="a cell whose opacity over one step is below this is skipped"
     )
     decay: Fraction = 0.95
-    update_every: int = Field(16, gt=0)
-    warmup_steps: int = Field(64, ge=0, description="steps in which every cell counts as occupied")
+    update_every: int = Field(default=16, gt=0)
+    warmup_steps: int = Field(default=64, ge=0, description="steps in which every cell counts as occupied")
 
 
 class ShadingConfig(_Strict):
     """The paper's shading schedule (DreamFusion, App. A.2)."""
 
-    albedo_steps: int = Field(1000, ge=0, description="steps of pure albedo at the start")
+    albedo_steps: int = Field(default=1000, ge=0, description="steps of pure albedo at the start")
     shaded_probability: Fraction = 0.75
     textureless_probability: Fraction = Field(
-        0.5, description="share of the shaded steps that are textureless"
+        default=0.5, description="share of the shaded steps that are textureless"
     )
     ambient: Fraction = 0.1
     diffuse: Fraction = 0.9
     light_distance: Range = (0.8, 1.5)
-    light_jitter: float = Field(1.0, ge=0.0, description="std of the light's position around the camera's")
+    light_jitter: float = Field(
+        default=1.0, ge=0.0, description="std of the light's position around the camera's"
+    )
 
 
 class RenderingConfig(_Strict):
     samples_per_ray: int = Field(
-        64, ge=2, le=4096, description="steps along a ray through the ball's diameter"
+        default=64, ge=2, le=4096, description="steps along a ray through the ball's diameter"
     )
-    termination: Fraction = Field(1e-3, description="transmittance below which a ray is ended")
+    termination: Fraction = Field(default=1e-3, description="transmittance below which a ray is ended")
     occupancy: OccupancyConfig = OccupancyConfig()
     shading: ShadingConfig = ShadingConfig()
 
@@ -244,20 +252,20 @@ class RenderingConfig(_Strict):
 class CameraConfig(_Strict):
     """The distribution of training cameras, in degrees and world units (DreamFusion, App. A.2)."""
 
-    views_per_step: int = Field(1, ge=1, le=64)
-    resolution: int = Field(64, ge=8, le=2048)
+    views_per_step: int = Field(default=1, ge=1, le=64)
+    resolution: int = Field(default=64, ge=8, le=2048)
     distance: Range = (1.0, 1.5)
     elevation_deg: Range = (-10.0, 90.0)
     uniform_area_probability: Fraction = Field(
-        0.5, description="share of views with elevation uniform in area, the rest is uniform in angle"
+        default=0.5, description="share of views with elevation uniform in area, the rest is uniform in angle"
     )
     azimuth_deg: Range = (-180.0, 180.0)
     fovy_deg: Range = (41.0, 71.0)
     position_jitter: float = Field(
-        0.1, ge=0.0, description="half width of the uniform jitter of the position"
+        default=0.1, ge=0.0, description="half width of the uniform jitter of the position"
     )
-    target_jitter: float = Field(0.2, ge=0.0, description="std of the look-at point")
-    up_jitter: float = Field(0.02, ge=0.0, description="std of the up vector")
+    target_jitter: float = Field(default=0.2, ge=0.0, description="std of the look-at point")
+    up_jitter: float = Field(default=0.02, ge=0.0, description="std of the up vector")
 
 
 # ------------------------------------------------------------------------------------------------ guidance
@@ -267,10 +275,10 @@ class ViewPromptConfig(_Strict):
     """Which words are added for which camera (three rules in use, see docs/method.md)."""
 
     rule: Literal["none", "nearest", "threestudio", "interpolate"] = "nearest"
-    overhead_elevation_deg: float = Field(60.0, ge=0.0, le=90.0)
-    front_halfwidth_deg: float = Field(45.0, gt=0.0, le=90.0)
-    template: str = Field("{prompt}, {view} view", description="{prompt} and {view} are filled in")
-    front: str | None = Field(None, description="whole text for the front; None: from the template")
+    overhead_elevation_deg: float = Field(default=60.0, ge=0.0, le=90.0)
+    front_halfwidth_deg: float = Field(default=45.0, gt=0.0, le=90.0)
+    template: str = Field(default="{prompt}, {view} view", description="{prompt} and {view} are filled in")
+    front: str | None = Field(default=None, description="whole text for the front; None: from the template")
     side: str | None = None
     back: str | None = None
     overhead: str | None = None
@@ -279,15 +287,15 @@ class ViewPromptConfig(_Strict):
 class GuidanceConfig(_Strict):
     """Score distillation from a frozen diffusion model (DreamFusion, eq. 3)."""
 
-    model: str = Field("miniature", description="alias, directory in diffusers' layout, or hub id")
-    guidance_scale: float = Field(10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")
+    model: str = Field(default="miniature", description="alias, directory in diffusers' layout, or hub id")
+    guidance_scale: float = Field(default=10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")
     negative_prompt: str = ""
     weighting: Literal["sigma2", "uniform", "score_matching"] = "sigma2"
     timestep_min: Schedule = constant(0.02)
     timestep_max: Schedule = constant(0.98)
     view_prompts: ViewPromptConfig = ViewPromptConfig()
     image_size: int | None = Field(
-        None, ge=8, description="side the render is scaled to; None: the model's own"
+        default=None, ge=8, description="side the render is scaled to; None: the model's own"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
@@ -297,11 +305,11 @@ class GuidanceConfig(_Strict):
 
 class OptimizerConfig(_Strict):
     lr: Schedule = constant(1e-2)
-    background_lr_scale: float = Field(0.1, ge=0.0)
-    decoder_lr_scale: float = Field(1.0, gt=0.0, description="for the small MLP behind a grid")
+    background_lr_scale: float = Field(default=0.1, ge=0.0)
+    decoder_lr_scale: float = Field(default=1.0, gt=0.0, description="for the small MLP behind a grid")
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     eps: Positive = 1e-15
-    max_grad_norm: float | None = Field(None, gt=0.0)
+    max_grad_norm: float | None = Field(default=None, gt=0.0)
 
 
 class LossConfig(_Strict):
@@ -314,16 +322,16 @@ class LossConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    steps: int = Field(600, gt=0)
-    preview_every: int = Field(100, gt=0)
-    preview_size: int = Field(128, ge=16, le=1024)
-    checkpoint_every: int = Field(200, gt=0)
-    keep_checkpoints: int = Field(2, ge=1)
+    steps: int = Field(default=600, gt=0)
+    preview_every: int = Field(default=100, gt=0)
+    preview_size: int = Field(default=128, ge=16, le=1024)
+    checkpoint_every: int = Field(default=200, gt=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
     collapse_patience: int = Field(
-        100, gt=0, description="steps of opacity 0 or 1 after which a run is stopped"
+        default=100, gt=0, description="steps of opacity 0 or 1 after which a run is stopped"
     )
     max_skipped_steps: int = Field(
-        50, gt=0, description="steps in a row with non-finite gradients before a stop"
+        default=50, gt=0, description="steps in a row with non-finite gradients before a stop"
     )
 
 
@@ -331,7 +339,7 @@ class ExperimentConfig(_Strict):
     """One whole experiment, as it is written into the run's directory."""
 
     prompt: str = ""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     scene: SceneConfig = SceneConfig()
     rendering: RenderingConfig = RenderingConfig()

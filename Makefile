@@ -1,0 +1,53 @@
+# Everything a fresh clone needs: Python 3.11 or newer, make and a package index.
+#   make demo        train the peacock with the embedded model, export its mesh, render its turntable
+#   make test        the test suite, lint, types and the import contract
+#   make test-slow   the tests that take longer than 20 seconds
+#   make bench       benchmarks, as a table and as JSON under outputs/
+#   make lint        ruff, pyright and import-linter alone
+#   make format      let ruff rewrite the files
+#   make clean       remove .venv and every cache
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROMPT ?= a peacock on a surfboard
+PYTEST_WORKERS ?= auto
+
+.PHONY: install demo test test-slow bench lint format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, got " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python scripts/demo.py "$(PROMPT)"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+# One thread a worker: the workers share the cores, and torch would take all of them in each.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(PYTEST_WORKERS) --benchmark-disable
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --benchmark-disable
+
+bench: $(STAMP)
+	@mkdir -p outputs
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=outputs/benchmarks.json
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
