@@ -318,7 +318,6 @@ class LossConfig(_Strict):
     orientation: Schedule = constant(0.0)
     opacity: Schedule = constant(0.0)
     entropy: Schedule = constant(0.0)
-    smoothness: Schedule = constant(0.0)
 
 
 class TrainingConfig(_Strict):
