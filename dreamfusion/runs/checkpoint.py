@@ -1,0 +1,188 @@
+"""One checkpoint is one folder of two files, `tensors.safetensors` and `meta.json`; it is complete or it is absent.
+
+    checkpoints/000200/tensors.safetensors     named tensors, opaque to this module
+    checkpoints/000200/meta.json               JSON meta, and the SHA-256 of the tensors' file
+
+Nothing is pickled, so opening a stranger's checkpoint runs no code. The folder is written under a temporary name and
+renamed when its bytes are on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.errors import CheckpointCorruptError, CheckpointMissingError, OutputError
+from dreamfusion.runs.files import output_errors, sync_directory, sync_file, temporary_name
+
+TENSORS = "tensors.safetensors"
+META = "meta.json"
+FORMAT = 1
+_NAME = re.compile(r"\d{6,}")
+
+
+def path_for(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` >= 0 optimiser iterations lies, below the run's checkpoint folder."""
+    return folder / f"{step:06d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of the checkpoint folder `path`."""
+    return int(path.name)
+
+
+def listing(folder: Path) -> list[Path]:
+    """All finished checkpoints in `folder`, oldest first; an absent folder has none."""
+    if not folder.is_dir():
+        return []
+    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def latest(folder: Path) -> Path:
+    """The newest checkpoint in `folder`.
+
+    Raises:
+        CheckpointMissingError: there is none.
+    """
+    found = listing(folder)
+    if not found:
+        raise CheckpointMissingError(
+            f"{folder.parent} has no checkpoint yet",
+            hint="continue it with `dreamfusion resume`, or choose another run (`dreamfusion runs` lists them)",
+        )
+    return found[-1]
+
+
+def save(path: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that `path` appears at once, whole, or not at all.
+
+    Args:
+        path: the checkpoint's folder (from `path_for`); one that is already there is replaced.
+        tensors: name to contiguous tensor, no two of which share memory.
+        meta: anything JSON can hold.
+
+    Raises:
+        OutputError: not writable, or the disk is full; an older checkpoint at `path` is then untouched.
+    """
+    temporary = temporary_name(path)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            _write_pair(temporary, tensors, meta)
+            _put_in_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _write_pair(folder: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), folder / TENSORS)
+    except SafetensorError as error:  # the library's own wrapper around the system's refusals
+        raise OSError(None, str(error)) from error
+    sync_file(folder / TENSORS)
+    content = {"format": FORMAT, "sha256": _sha256(folder / TENSORS), "meta": dict(meta)}
+    with (folder / META).open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(folder)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if path.exists():
+        # A folder cannot be renamed over a full one. Only a checkpoint that could not be read gets here twice.
+        doomed = temporary_name(path.with_name(path.name + "-replaced"))
+        os.rename(path, doomed)
+        os.rename(temporary, path)
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        os.rename(temporary, path)
+    sync_directory(path.parent)
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the checkpoint folder `path` whole: (tensors on the CPU, meta).
+
+    Raises:
+        CheckpointMissingError: there is no such folder.
+        CheckpointCorruptError: a file is missing, cut, altered or of another format; the message names the newest older
+            checkpoint that can be read, if there is one. Nothing is loaded in its place.
+    """
+    if not path.is_dir():
+        raise CheckpointMissingError(f"there is no checkpoint {path}")
+    try:
+        return _load(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointCorruptError(
+            f"checkpoint {path} cannot be read",
+            got=str(error),
+            hint=_way_out(path),
+        ) from error
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as load_bytes
+
+    content = json.loads((path / META).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("meta"), dict):
+        raise ValueError(f"{META} that is not a checkpoint's")
+    if content.get("format") != FORMAT:
+        raise ValueError(f"format {content.get('format')!r} where this version reads {FORMAT}")
+    data = (path / TENSORS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != content.get("sha256"):
+        raise ValueError(f"{TENSORS} whose checksum differs from the one in {META}")
+    try:
+        return load_bytes(data), content["meta"]
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _way_out(path: Path) -> str:
+    older = [other for other in listing(path.parent) if step_of(other) < step_of(path)]
+    for candidate in reversed(older):
+        try:
+            _load(candidate)
+        except (OSError, ValueError):
+            continue
+        return (
+            f"delete that folder to go on from the older checkpoint of step {step_of(candidate)} ({candidate}), "
+            "which can be read"
+        )
+    return "no older checkpoint can be read, so start a new run with `dreamfusion train`"
+
+
+def prune(folder: Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` >= 1 checkpoints, and what killed writers left; returns what went.
+
+    A folder loses its name before its content, so a kill in between leaves no half checkpoint.
+    """
+    gone = listing(folder)[:-keep]
+    for path in gone:
+        doomed = temporary_name(path.with_name(path.name + "-pruned"))
+        try:
+            os.rename(path, doomed)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be removed", got=error.strerror) from error
+        shutil.rmtree(doomed, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return gone
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

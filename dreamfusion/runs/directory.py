@@ -1,0 +1,327 @@
+"""The run's directory: made under the next free number, found again by path, number or name, and listed.
+
+    outputs/0007-a-peacock-on-a-surfboard/
+        config.yaml       the resolved configuration
+        manifest.json     prompt, seed, and per session the command line, versions, device, time
+        state.json        how far it is and how it ended
+        metrics.jsonl     one line a step
+        log.txt
+        previews/         000100.png: front, side, back, overhead
+        checkpoints/      000200/: tensors.safetensors, meta.json
+
+A run's directory appears with its configuration and manifest in it. Two starts at the same moment get two numbers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError
+from dreamfusion.runs import checkpoint, lock, manifest, metrics
+from dreamfusion.runs.files import output_errors, write_atomically, write_json
+
+_RUN = re.compile(r"(\d{4,})-(.+)")
+_RESERVED = re.compile(r"\.(\d{4,})")
+_SLUG_LENGTH = 60
+
+
+def slug(text: str) -> str:
+    """`text` as a part of a file name that every system takes: a-z, 0-9 and single hyphens, at most 60 characters.
+
+    "A Peacock on a Surfboard!" becomes "a-peacock-on-a-surfboard"; a text without any Latin letter becomes "run".
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", plain.replace("'", ""))
+    kept = ""
+    for word in words:
+        longer = f"{kept}-{word}" if kept else word
+        if len(longer) > _SLUG_LENGTH:
+            break
+        kept = longer
+    return kept or "-".join(words)[:_SLUG_LENGTH] or "run"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on the disk. Holding an object of this class means that the directory exists and is a run's."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The run's number; 0 for a directory that was renamed to have none."""
+        match = _RUN.fullmatch(self.path.name)
+        return int(match[1]) if match else 0
+
+    @property
+    def name(self) -> str:
+        """The part behind the number: the prompt's slug, or what --name said."""
+        match = _RUN.fullmatch(self.path.name)
+        return match[2] if match else self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / ".lock"
+
+    @property
+    def previews(self) -> Path:
+        return self.path / "previews"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def config(self) -> ExperimentConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            ConfigError: the file was damaged or belongs to another version.
+        """
+        try:
+            content = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+            return ExperimentConfig.model_validate(content)
+        except (OSError, yaml.YAMLError, ValueError) as error:
+            raise ConfigError(
+                f"{self.config_path} cannot be read",
+                got=" ".join(str(error).split())[:300],
+                hint="restore the file, or start a new run with `dreamfusion train`",
+            ) from error
+
+    def manifest(self) -> dict[str, Any]:
+        return manifest.read(self.manifest_path)
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint's folder; CheckpointMissingError if there is none."""
+        return checkpoint.latest(self.checkpoints)
+
+    def write_state(self, status: str, step: int, message: str = "") -> None:
+        """Note how far the run is and how it stands; see `RunInfo.status` for the words."""
+        write_json(
+            self.state_path, {"status": status, "step": step, "message": message, "updated": manifest.now()}
+        )
+
+    def info(self) -> RunInfo:
+        """What a listing shows of this run; damaged files show as status "damaged" rather than stopping the listing."""
+        try:
+            told, config = self.manifest(), self.config()
+        except (RunNotFoundError, ConfigError):
+            return RunInfo(self, self.number, self.name, "", "damaged", 0, 0, "", False, "")
+        state = self._state()
+        status = state.get("status", "created")
+        if status in ("created", "running"):
+            # A killed process leaves the word "running" behind, but not the lock.
+            status = (
+                "running" if lock.is_held(self.lock_path) else ("killed" if status == "running" else status)
+            )
+        step = metrics.last_step(self.metrics_path)
+        return RunInfo(
+            run=self,
+            number=self.number,
+            name=self.name,
+            prompt=config.prompt,
+            status=status,
+            step=step,
+            steps=config.training.steps,
+            created=told.get("created", ""),
+            has_checkpoint=bool(checkpoint.listing(self.checkpoints)),
+            message=state.get("message", ""),
+        )
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One line of `dreamfusion runs`.
+
+    `status` is one of created, running, finished, stopped (by Ctrl-C), killed (without a word), collapsed, failed, damaged.
+    """
+
+    run: RunDirectory
+    number: int
+    name: str
+    prompt: str
+    status: str
+    step: int
+    steps: int
+    created: str
+    has_checkpoint: bool
+    message: str
+
+
+def create(output_root: Path, config: ExperimentConfig, name: str | None = None) -> RunDirectory:
+    """Make the next numbered run under `output_root`, with its configuration and manifest already in it.
+
+    Args:
+        output_root: folder of all runs; made if it is absent.
+        config: the resolved configuration, prompt included.
+        name: the name behind the number; the prompt's by default.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with output_errors(output_root):
+        output_root.mkdir(parents=True, exist_ok=True)
+        number, reserved = _reserve(output_root)
+        try:
+            path = output_root / f"{number:04d}-{slug(name or config.prompt)}"
+            dumped = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_atomically(reserved / "config.yaml", dumped.encode())
+            write_json(
+                reserved / "manifest.json", manifest.new_manifest(path.name, config.prompt, config.seed)
+            )
+            (reserved / "previews").mkdir()
+            (reserved / "checkpoints").mkdir()
+            os.rename(reserved, path)
+        except BaseException:
+            shutil.rmtree(reserved, ignore_errors=True)
+            raise
+    return RunDirectory(path)
+
+
+def _reserve(output_root: Path) -> tuple[int, Path]:
+    # The reservation's name holds nothing but the number, so that two starts with different prompts collide on it. It
+    # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other.
+    number = _highest(output_root) + 1
+    while True:
+        reserved = output_root / f".{number:04d}"
+        try:
+            reserved.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        if any(
+            run.number == number for run in _runs(output_root)
+        ):  # someone finished between our look and our mkdir
+            reserved.rmdir()
+            number += 1
+            continue
+        return number, reserved
+
+
+def _highest(output_root: Path) -> int:
+    numbers = [0]
+    for entry in output_root.iterdir():
+        match = _RUN.fullmatch(entry.name) or _RESERVED.fullmatch(entry.name)
+        if match:
+            numbers.append(int(match[1]))
+    return max(numbers)
+
+
+def _runs(output_root: Path) -> list[RunDirectory]:
+    if not output_root.is_dir():
+        return []
+    found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
+    return sorted((RunDirectory(entry) for entry in found), key=lambda run: (run.number, run.path.name))
+
+
+def listing(output_root: Path) -> list[RunInfo]:
+    """All runs under `output_root`, oldest first; an absent folder has none."""
+    return [run.info() for run in _runs(output_root)]
+
+
+def find(reference: str | None, output_root: Path) -> RunDirectory:
+    """The run that `reference` means.
+
+    Args:
+        reference: a directory; a number ("7", "0007"); a directory's name; a name without number, which means the newest run
+            of that name; None or "latest" for the run with the highest number.
+
+    Raises:
+        RunNotFoundError: no such run; the message names near ones.
+    """
+    runs = _runs(output_root)
+    if reference is None or reference == "latest":
+        if not runs:
+            raise RunNotFoundError(
+                f"there is no run in {output_root}",
+                hint='start one with `dreamfusion train "a peacock on a surfboard"`, or say where with --output DIR',
+            )
+        return runs[-1]
+    path = Path(reference)
+    if path.is_dir() and not reference.isdecimal():
+        if not (path / "config.yaml").is_file():
+            raise RunNotFoundError(
+                f"{path} is not a run",
+                expected="a directory with a config.yaml in it",
+                hint=_known(runs, reference),
+            )
+        return RunDirectory(path)
+    if reference.isdecimal():
+        matching = [run for run in runs if run.number == int(reference)]
+    else:
+        matching = [run for run in runs if reference in (run.path.name, run.name)]
+        matching = matching or [run for run in runs if slug(reference) in (run.path.name, run.name)]
+    if not matching:
+        raise RunNotFoundError(
+            f"there is no run {reference!r} in {output_root}", hint=_known(runs, reference)
+        )
+    return matching[-1]
+
+
+def _known(runs: list[RunDirectory], reference: str) -> str:
+    if not runs:
+        return "there are no runs in that folder; --output DIR says where else to look"
+    names = [run.path.name for run in runs]
+    near = difflib.get_close_matches(
+        Path(reference).name, names + [run.name for run in runs], n=2, cutoff=0.5
+    )
+    if near:
+        return f"did you mean {' or '.join(dict.fromkeys(near))}? `dreamfusion runs` lists all"
+    return f"the latest is {names[-1]}; `dreamfusion runs` lists all"
+
+
+def check_writable(output_root: Path) -> None:
+    """Fail in the first second, and before any weight is read, if runs cannot be made under `output_root`.
+
+    Raises:
+        OutputError: it is a file, or it cannot be made or written.
+    """
+    if output_root.exists() and not output_root.is_dir():
+        raise OutputError(
+            f"{output_root} cannot be used for runs",
+            expected="a folder",
+            got="a file",
+            hint="choose another folder with --output DIR",
+        )
+    with output_errors(output_root):
+        output_root.mkdir(parents=True, exist_ok=True)
+        probe = output_root / f".probe.{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()

@@ -1,0 +1,80 @@
+"""Writing files so that a kill, a full disk or a power cut leaves either the old content or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.errors import OutputError
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` (so on the same file system) that no listing of runs or checkpoints takes for finished."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sync_directory(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Force the written bytes of `path` to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the file `path` by `data`: a reader sees the old bytes or the new ones, never a part.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    temporary = temporary_name(path)
+    with output_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically (non-finite numbers are refused: they are not JSON)."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusals to write at `path` into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written",
+            expected="a writable folder with free space",
+            got=(error.strerror or str(error)).lower(),
+            hint=_advice(error),
+        ) from error
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, then continue with `dreamfusion resume`"
+    return "choose another folder with --output DIR"

@@ -1,0 +1,73 @@
+"""One process at a time works on a run: a lock that the system drops when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from dreamfusion.errors import OutputError
+from dreamfusion.runs.files import output_errors
+
+
+_PATIENCE_S = 0.5
+
+
+def _try_lock(file: IO[str]) -> bool:
+    if os.name == "nt":
+        import msvcrt
+
+        # A byte far behind the text, because a locked byte cannot be read by others on Windows.
+        file.seek(1 << 20)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` while the body runs.
+
+    Raises:
+        OutputError: another living process holds it; the message has its process id.
+    """
+    with output_errors(path):
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        # A listing looks at the lock by taking it for an instant; that must not turn a start away.
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (locked := _try_lock(file)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not locked:
+            file.seek(0)
+            raise OutputError(
+                f"{path.parent} is being written by another process",
+                got=f"process {file.read().strip() or 'unknown'}",
+                hint="wait until it ends, or stop it with Ctrl-C",
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file `path`."""
+    try:
+        file = path.open("a+" if os.name == "nt" else "r", encoding="utf-8")
+    except OSError:
+        return False
+    with file:
+        return not _try_lock(file)
