@@ -12,7 +12,6 @@ from typing import IO
 from dreamfusion.errors import OutputError
 from dreamfusion.runs.files import output_errors
 
-
 _PATIENCE_S = 0.5
 
 
