@@ -70,7 +70,7 @@ class WarmupCosineSchedule(_Strict):
     @model_validator(mode="after")
     def _order(self) -> WarmupCosineSchedule:
         if self.warmup_steps >= self.steps:
-            raise ValueError("warmup_steps must be smaller than steps")
+            raise ValueError("warmup_steps smaller than steps")
         return self
 
     def at(self, step: int) -> float:
@@ -103,7 +103,7 @@ def constant(value: float) -> ConstantSchedule:
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise ValueError(f"the first number must not exceed the second, got {list(pair)}")
+        raise ValueError("two numbers, the smaller one first")
     return pair
 
 
