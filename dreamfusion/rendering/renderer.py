@@ -1,0 +1,267 @@
+"""A scene seen by cameras: the one place where rays, field, normals, light and background come together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.profiler import record_function
+
+from dreamfusion.cameras import Cameras
+from dreamfusion.config import RenderingConfig
+from dreamfusion.errors import ConfigError
+from dreamfusion.rendering.compositing import accumulate, composite
+from dreamfusion.rendering.marching import PackedSamples, march
+from dreamfusion.rendering.occupancy import OccupancyGrid
+from dreamfusion.rendering.shading import ALBEDO, ShadingSample, shade
+from dreamfusion.rendering.visibility import drop_hidden
+from dreamfusion.scene.normals import density_normals
+from dreamfusion.scene.scene import Scene
+
+# Samples of less weight are lit as if they faced the camera: a normal costs several field queries.
+_MIN_WEIGHT_FOR_NORMALS = 1e-3
+# Samples of less weight are left out of pictures, where no gradient is lost with them.
+_MIN_WEIGHT_IN_PICTURES = 1e-4
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """What b cameras see, h by w pixels each; the per-sample parts are what losses need.
+
+    Attributes:
+        rgb: the object over its background, [0, 1].
+        foreground_rgb: the object alone, premultiplied by opacity.
+        opacity: sum of weights, [0, 1].
+        distance: mean distance along the ray of what is seen, world units; 0 where opacity is 0.
+        depth: the same along the camera's axis.
+        background: what is behind the object, [0, 1].
+        normals: unit, outward, world frame; 0 where opacity is 0; None unless asked for.
+        rays_d: unit directions, world frame.
+        samples: n packed samples of the b*h*w rays in row-major order; None for pictures.
+        weights, sigmas: of the n samples; None for pictures.
+        sample_normals: unit normals of the n samples; None for pictures and unless asked for.
+    """
+
+    rgb: Float[Tensor, "b h w 3"]
+    foreground_rgb: Float[Tensor, "b h w 3"]
+    opacity: Float[Tensor, "b h w"]
+    distance: Float[Tensor, "b h w"]
+    depth: Float[Tensor, "b h w"]
+    background: Float[Tensor, "b h w 3"]
+    normals: Float[Tensor, "b h w 3"] | None
+    rays_d: Float[Tensor, "b h w 3"]
+    samples: PackedSamples | None = None
+    weights: Float[Tensor, " n"] | None = None
+    sigmas: Float[Tensor, " n"] | None = None
+    sample_normals: Float[Tensor, "n 3"] | None = None
+
+
+@dataclass(frozen=True)
+class _Rays:
+    """Rays of one call, each with the light that its samples are lit by."""
+
+    origins: Float[Tensor, "rays 3"]
+    directions: Float[Tensor, "rays 3"]
+    lights: Float[Tensor, "rays 3"] | None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Weighted sums along rays (red, green, blue, opacity, distance, normal or none), and what was summed."""
+
+    sums: Float[Tensor, "rays c"]
+    samples: PackedSamples
+    weights: Float[Tensor, " n"]
+    sigmas: Float[Tensor, " n"]
+    sample_normals: Float[Tensor, "n 3"] | None
+
+
+class Renderer(nn.Module):
+    """Renders `scene` by marching rays through its ball.
+
+    The scene is neither a child nor part of the state: this module's own state is the occupancy grid alone.
+    """
+
+    def __init__(self, scene: Scene, config: RenderingConfig) -> None:
+        super().__init__()
+        # A tuple hides the scene from nn.Module, which would list its parameters twice.
+        self._scene = (scene,)
+        self.config = config
+        step_size = 2.0 * scene.radius / config.samples_per_ray
+        self.occupancy = OccupancyGrid(config.occupancy, scene.radius, step_size)
+
+    @property
+    def scene(self) -> Scene:
+        return self._scene[0]
+
+    def update_occupancy(self, step: int, generator: Generator) -> bool:
+        """Let the occupancy grid look at the field, if it is time to; returns whether it did."""
+        return self.occupancy.update(self.scene.field, step, generator)
+
+    def render(
+        self,
+        cameras: Cameras,
+        shading: ShadingSample | None = None,
+        rays_generator: Generator | None = None,
+        background_generator: Generator | None = None,
+        with_normals: bool = False,
+    ) -> RenderOutput:
+        """What the cameras see, differentiable in the scene's parameters.
+
+        Args:
+            cameras: b of them.
+            shading: kind and light; None is albedo.
+            rays_generator: shifts the steps of each ray; None puts them where pictures have them.
+            background_generator: for random backgrounds; None: the background of pictures.
+            with_normals: return normals even where the shading does not need them.
+
+        Raises:
+            ConfigError: normals are needed and the scene has none.
+        """
+        shading = shading or ALBEDO
+        with record_function(__name__):
+            rays_o, rays_d = cameras.rays()
+            lights = shading.light_position
+            if lights is not None:
+                lights = lights[:, None, None, :].expand_as(rays_d).reshape(-1, 3)
+            rays = _Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), lights)
+            seen = self._trace(rays, shading, rays_generator, with_normals, min_weight=0.0)
+            background = self.scene.background(rays_d, background_generator)
+            return _developed(seen, rays_d, cameras.forward, background, keep_samples=True)
+
+    @torch.no_grad()
+    def render_image(
+        self,
+        cameras: Cameras,
+        shading: ShadingSample | None = None,
+        with_normals: bool = False,
+        chunk: int = 1 << 15,
+    ) -> RenderOutput:
+        """What the cameras see, without gradients or chance, in bounded memory.
+
+        Args:
+            cameras: b of them; pictures of any size.
+            shading: kind and light; None is albedo.
+            with_normals: return normals even where the shading does not need them.
+            chunk: rays at once, rounded to whole rows of pixels; it changes the memory needed, not the picture.
+
+        Raises:
+            ConfigError: normals are needed and the scene has none.
+        """
+        shading = shading or ALBEDO
+        rows = max(1, chunk // cameras.width)
+        views = []
+        for view in range(len(cameras)):
+            camera = cameras[view : view + 1]
+            light = None if shading.light_position is None else shading.light_position[view]
+            bands = [
+                self._render_band(rays_o, rays_d, camera.forward, shading, light, with_normals)
+                for rays_o, rays_d in zip(*(rays.split(rows, dim=1) for rays in camera.rays()), strict=True)
+            ]
+            views.append(_joined(bands, dim=1))
+        return _joined(views, dim=0)
+
+    def _render_band(
+        self,
+        rays_o: Float[Tensor, "1 h w 3"],
+        rays_d: Float[Tensor, "1 h w 3"],
+        forward: Float[Tensor, "1 3"],
+        shading: ShadingSample,
+        light: Float[Tensor, "3"] | None,
+        with_normals: bool,
+    ) -> RenderOutput:
+        with record_function(__name__):
+            lights = None if light is None else light.expand(rays_d[..., 0].numel(), 3)
+            rays = _Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), lights)
+            seen = self._trace(rays, shading, None, with_normals, _MIN_WEIGHT_IN_PICTURES)
+            return _developed(seen, rays_d, forward, self.scene.background(rays_d, None), keep_samples=False)
+
+    def _trace(
+        self,
+        rays: _Rays,
+        shading: ShadingSample,
+        generator: Generator | None,
+        with_normals: bool,
+        min_weight: float,
+    ) -> _Seen:
+        field, config = self.scene.field, self.config
+        occupancy = self.occupancy if config.occupancy.enabled else None
+        rays_o, rays_d = rays.origins, rays.directions
+        samples = march(rays_o, rays_d, self.scene.radius, config.samples_per_ray, occupancy, generator)
+        samples = drop_hidden(field, samples, rays_o, rays_d, config.termination, min_weight)
+        positions = samples.positions(rays_o, rays_d)
+        found = field(positions)
+        weights = composite(found.sigmas, samples).weights
+        normals, rgb = None, found.albedo
+        if with_normals or shading.needs_normals:
+            normals = self._normals(positions, rays_d.index_select(0, samples.ray_indices), weights)
+        if normals is not None and rays.lights is not None:
+            light = rays.lights.index_select(0, samples.ray_indices)
+            textureless = shading.kind == "textureless"
+            rgb = shade(rgb, normals, positions, light, shading.ambient, shading.diffuse, textureless)
+        columns = [rgb, torch.ones_like(weights)[:, None], samples.t_mids[:, None]]
+        values = torch.cat(columns if normals is None else [*columns, normals], dim=-1)
+        sums = accumulate(weights, values, samples.ray_indices, samples.n_rays)
+        return _Seen(sums, samples, weights, found.sigmas, normals)
+
+    def _normals(
+        self, positions: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n 3"]:
+        """Normals of the samples that matter; the others face the camera."""
+        if self.scene.normals_config.kind == "none":
+            raise ConfigError(
+                "scene.normals.kind is none, but normals are needed",
+                expected="analytic or finite_difference for lambertian and textureless shading and normal maps",
+                hint="set scene.normals.kind=finite_difference, or rendering.shading.shaded_probability=0",
+            )
+        matter = (weights.detach() >= _MIN_WEIGHT_FOR_NORMALS).nonzero()[:, 0]
+        if len(matter) == 0:
+            return -rays_d
+        found = density_normals(
+            self.scene.field, positions.index_select(0, matter), self.scene.normals_config
+        )
+        return (-rays_d).index_copy(0, matter, found)
+
+
+def _developed(
+    seen: _Seen,
+    rays_d: Float[Tensor, "b h w 3"],
+    forward: Float[Tensor, "b 3"],
+    background: Float[Tensor, "b h w 3"],
+    keep_samples: bool,
+) -> RenderOutput:
+    """The pictures that the sums along rays make."""
+    sums = seen.sums.view(*rays_d.shape[:3], -1)
+    foreground, opacity = sums[..., :3], sums[..., 3]
+    # Below _TINY the mean fades to 0 instead of dividing by nothing.
+    distance = sums[..., 4] / opacity.clamp(min=_TINY)
+    normals = None
+    if seen.sample_normals is not None:
+        summed = sums[..., 5:]
+        normals = summed / summed.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+    return RenderOutput(
+        rgb=foreground + (1.0 - opacity)[..., None] * background,
+        foreground_rgb=foreground,
+        opacity=opacity,
+        distance=distance,
+        depth=distance * (rays_d * forward[:, None, None, :]).sum(dim=-1),
+        background=background,
+        normals=normals,
+        rays_d=rays_d,
+        samples=seen.samples if keep_samples else None,
+        weights=seen.weights if keep_samples else None,
+        sigmas=seen.sigmas if keep_samples else None,
+        sample_normals=seen.sample_normals if keep_samples else None,
+    )
+
+
+def _joined(parts: list[RenderOutput], dim: int) -> RenderOutput:
+    """Pictures put together along rows (1) or views (0)."""
+    joined = {}
+    for field in fields(RenderOutput):
+        tensors = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if tensors[0] is None else torch.cat(tensors, dim=dim)
+    return RenderOutput(**joined)
