@@ -149,13 +149,19 @@ class HashGridFieldConfig(_Strict):
 
 
 class GridsFieldConfig(_Strict):
-    """Dense feature grids of several resolutions read by trilinear interpolation: the fastest on a CPU."""
+    """Dense grids of several resolutions, summed and read by one trilinear interpolation: the fastest on a CPU."""
 
     kind: Literal["grids"] = "grids"
-    resolutions: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(default=(16, 32, 64), min_length=1)
-    features: int = Field(default=4, ge=1, le=32)
+    resolutions: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(
+        default=(16, 32, 64), min_length=1, description="cells a side; fastest if each is twice the one before"
+    )
+    density_gain: Positive = Field(default=3.0, description="raw density per unit of a grid's value: a learning rate")
+    colour_gain: Positive = Field(default=1.0, description="raw colour per unit of a grid's value: a learning rate")
+    hidden_layers: int = Field(
+        0, ge=0, description="of an MLP that makes the colour; 0: the grids are the colour"
+    )
     hidden_width: int = Field(default=32, ge=8)
-    hidden_layers: int = Field(default=1, ge=0)
+    features: int = Field(default=4, ge=1, le=32, description="channels of the colour's grids when there is an MLP")
     blob_density: float = 10.0
     blob_radius: Positive = 0.5
 
