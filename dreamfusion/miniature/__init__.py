@@ -1,0 +1,1 @@
+"""The small model inside the package and the procedural world it was trained on."""

@@ -1,0 +1,219 @@
+"""Pictures of the procedural world in files: `python -m dreamfusion.miniature.dataset --out DIR --shards N`.
+
+A shard is one `.npz` with `images` uint8 "n 64 64 3", `specs` (a JSON line each, see `SceneSpec`), `azimuth_deg` and
+`elevation_deg` float32. Captions are not stored: they are drawn anew whenever a picture is shown to a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dreamfusion.cameras import Cameras, orbit_cameras
+from dreamfusion.errors import DreamfusionError
+from dreamfusion.miniature.nouns_builder import COLORS, Rgb
+from dreamfusion.miniature.raycast import Lights, render
+from dreamfusion.miniature.solids import pack
+from dreamfusion.miniature.world import (
+    CAMERA_DISTANCE,
+    CAMERA_ELEVATION_DEG,
+    CAMERA_FOVY_DEG,
+    UNIFORM_AREA_PROBABILITY,
+    WORLD_VERSION,
+    SceneSpec,
+    Split,
+    compose,
+    sample_spec,
+)
+
+RESOLUTION = 64
+BATCH = 48
+FLAT_SHARE = 0.25
+AMBIENT = (0.35, 0.65)
+LIGHT_JITTER = 1.0
+LIGHT_DISTANCE = (0.8, 1.5)
+BACKGROUND_SHARES = {"plain": 0.5, "gradient": 0.3, "gray": 0.2}
+# Least difference, as the largest over the channels, between a background and a thing's main colour.
+BACKGROUND_CONTRAST = 0.25
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What `load_shard` returns: n pictures with what they show and from where."""
+
+    images: np.ndarray
+    specs: list[SceneSpec]
+    azimuth_deg: np.ndarray
+    elevation_deg: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def random_views(rng: np.random.Generator, count: int, resolution: int = RESOLUTION) -> Cameras:
+    """Cameras as the data has them: azimuth uniform, elevation half uniform in angle and half in area."""
+    low, high = CAMERA_ELEVATION_DEG
+    by_angle = rng.uniform(low, high, count)
+    by_area = np.degrees(
+        np.arcsin(rng.uniform(math.sin(math.radians(low)), math.sin(math.radians(high)), count))
+    )
+    elevation = np.where(rng.random(count) < UNIFORM_AREA_PROBABILITY, by_area, by_angle)
+    drawn = (
+        rng.uniform(-180.0, 180.0, count),
+        elevation,
+        rng.uniform(*CAMERA_DISTANCE, count),
+        rng.uniform(*CAMERA_FOVY_DEG, count),
+    )
+    azimuth, elevation, distance, fovy = (torch.from_numpy(v.astype(np.float32)) for v in drawn)
+    return orbit_cameras(azimuth, elevation, distance, fovy, resolution)
+
+
+def random_lights(rng: np.random.Generator, cameras: Cameras) -> Lights:
+    """A point light near each camera; a quarter of the pictures show the pure albedo."""
+    count = len(cameras)
+    position = cameras.positions.numpy() + LIGHT_JITTER * rng.standard_normal((count, 3))
+    # The paper's N(camera, 1), brought back to about the camera's distance so that it never is inside a thing.
+    position /= np.linalg.norm(position, axis=1, keepdims=True)
+    position *= rng.uniform(*LIGHT_DISTANCE, (count, 1)) * cameras.distance.numpy()[:, None]
+    ambient = np.where(rng.random(count) < FLAT_SHARE, 1.0, rng.uniform(*AMBIENT, count))
+    ambient_tensor = torch.from_numpy(ambient.astype(np.float32))
+    return Lights(torch.from_numpy(position.astype(np.float32)), ambient_tensor, 1.0 - ambient_tensor)
+
+
+def random_background(
+    rng: np.random.Generator, avoid: Sequence[Rgb], resolution: int = RESOLUTION
+) -> np.ndarray:
+    """A plain colour, a vertical gradient or a white to gray, away from the colours in `avoid`; float32 "h w 3"."""
+    kinds, shares = list(BACKGROUND_SHARES), np.cumsum(list(BACKGROUND_SHARES.values()))
+    kind = kinds[int(np.searchsorted(shares, rng.random(), side="right"))]
+
+    def plain() -> np.ndarray:
+        for _ in range(20):
+            if kind == "gray":
+                value = np.clip(rng.uniform(0.6, 1.0) + rng.uniform(-0.02, 0.02, 3), 0.0, 1.0)
+            elif rng.random() < 0.5:
+                value = rng.uniform(0.0, 1.0, 3)
+            else:
+                named = np.array(list(COLORS.values())[int(rng.integers(len(COLORS)))])
+                value = np.clip(named + rng.uniform(-0.15, 0.15, 3), 0.0, 1.0)
+            if all(np.abs(value - np.array(rgb)).max() > BACKGROUND_CONTRAST for rgb in avoid):
+                return value
+        return value
+
+    top = plain()
+    bottom = plain() if kind == "gradient" else top
+    share = np.linspace(0.0, 1.0, resolution)[:, None, None]
+    column = top * (1 - share) + bottom * share
+    return np.broadcast_to(column, (resolution, resolution, 3)).astype(np.float32)
+
+
+def render_specs(
+    specs: Sequence[SceneSpec],
+    rng: np.random.Generator,
+    cameras: Cameras | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[np.ndarray, Cameras]:
+    """One picture of each scene, with its own proportions, light and background, as the data has them.
+
+    Returns uint8 images "n h w 3" and the cameras (random ones unless given).
+    """
+    cameras = cameras or random_views(rng, len(specs))
+    scenes, backgrounds = [], []
+    for spec in specs:
+        scene = compose(spec, rng)
+        scenes.append(scene.solids)
+        backgrounds.append(random_background(rng, scene.colors, cameras.height))
+    lights = random_lights(rng, cameras)
+    on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
+    background = torch.from_numpy(np.stack(backgrounds)).to(device)
+    picture = render(pack(scenes).to(device), cameras.to(device), background, on_device)
+    return (picture.rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy(), cameras
+
+
+def make_shard(
+    path: str | Path, seed: int, count: int, split: Split = "train", device: torch.device | str = "cpu"
+) -> Path:
+    """Renders `count` pictures and writes them under a temporary name, then renames; the same seed, the same bytes."""
+    path = Path(path)
+    rng = np.random.default_rng([WORLD_VERSION, seed, 0 if split == "train" else 1])
+    images, specs, azimuths, elevations = [], [], [], []
+    for start in range(0, count, BATCH):
+        batch = [sample_spec(rng, split) for _ in range(min(BATCH, count - start))]
+        rendered, cameras = render_specs(batch, rng, device=device)
+        images.append(rendered)
+        specs += [spec.to_json() for spec in batch]
+        azimuths.append(cameras.azimuth_deg.numpy())
+        elevations.append(cameras.elevation_deg.numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.concatenate(images),
+            specs=np.array(specs),
+            azimuth_deg=np.concatenate(azimuths),
+            elevation_deg=np.concatenate(elevations),
+        )
+    temporary.replace(path)
+    return path
+
+
+def load_shard(path: str | Path) -> Shard:
+    """Reads a shard that `make_shard` wrote.
+
+    Raises:
+        DreamfusionError: if the file is missing or is no shard.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            specs = [SceneSpec.from_json(str(line)) for line in data["specs"]]
+            return Shard(data["images"], specs, data["azimuth_deg"], data["elevation_deg"])
+    except (OSError, KeyError, ValueError) as error:
+        raise DreamfusionError(
+            f"cannot read the pictures in {path}: {error}",
+            expected="a shard written by python -m dreamfusion.miniature.dataset",
+            hint="delete the file and make it again",
+        ) from error
+
+
+def _job(arguments: tuple[Path, int, int, Split, str]) -> Path:
+    torch.set_num_threads(1)
+    return make_shard(*arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line: makes the shards that are not there yet."""
+    parser = argparse.ArgumentParser(description="Render pictures of the procedural world into shards.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first shard, which is its seed too"
+    )
+    parser.add_argument("--count", type=int, default=4096, help="pictures a shard")
+    parser.add_argument("--split", choices=["train", "held_out"], default="train")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    jobs = []
+    for index in range(options.first, options.first + options.shards):
+        path = options.out / f"{options.split}_{index:05d}.npz"
+        if not path.exists():
+            jobs.append((path, index, options.count, options.split, options.device))
+    started = time.perf_counter()
+    with ProcessPoolExecutor(max_workers=options.workers) as pool:
+        for done, path in enumerate(pool.map(_job, jobs), 1):
+            seconds = time.perf_counter() - started
+            print(f"{path}  {done}/{len(jobs)}  {done * options.count / seconds:.0f} pictures/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
