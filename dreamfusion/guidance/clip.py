@@ -1,0 +1,102 @@
+"""A CLIP that looks at renders: image and text features in one space (Radford et al., arXiv 2103.00020).
+
+Loads any directory that transformers' CLIPModel wrote, by default the miniature's own. Its preprocessing is done here
+with torch, so that gradients reach the images; transformers' processors go through uint8 and stop them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamfusion.errors import ModelNotFoundError
+from dreamfusion.guidance.models import package_directory
+from dreamfusion.guidance.quiet import quiet_libraries
+
+# The numbers of PIL's filters, which preprocessor configs use.
+_RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+
+
+class ClipJudge:
+    """A frozen CLIP with its tokenizer and its preprocessing.
+
+    Args:
+        model: transformers' CLIPModel.
+        tokenizer: its tokenizer.
+        preprocessing: the keys of preprocessor_config.json (size, resample, image_mean, image_std).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, preprocessing: dict[str, Any]) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.image_size: int = model.config.vision_config.image_size
+        self.resampling = _RESAMPLING[preprocessing.get("resample", 3)]
+        self._mean = torch.tensor(preprocessing["image_mean"])[:, None, None]
+        self._std = torch.tensor(preprocessing["image_std"])[:, None, None]
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied with before a softmax over captions."""
+        return self.model.logit_scale.exp().item()
+
+    def preprocess(self, images: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 s s"]:
+        """Images in [0, 1] as the model takes them: shorter side to `image_size`, centre cut out, normalised."""
+        planes = images.permute(0, 3, 1, 2)
+        height, width = planes.shape[-2:]
+        scale = self.image_size / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        if size != (height, width):
+            smooth = self.resampling != "nearest-exact"
+            options: dict[str, Any] = {"align_corners": False, "antialias": True} if smooth else {}
+            planes = F.interpolate(planes, size, mode=self.resampling, **options)
+            # Bicubic overshoots; the processors' uint8 cuts that off.
+            planes = planes.clamp(0.0, 1.0)
+        top, left = (size[0] - self.image_size) // 2, (size[1] - self.image_size) // 2
+        planes = planes[..., top : top + self.image_size, left : left + self.image_size]
+        return (planes - self._mean.to(planes)) / self._std.to(planes)
+
+    def image_features(self, images: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b d"]:
+        """Unit-norm features of images in [0, 1], differentiable with respect to them."""
+        pixels = self.preprocess(images).to(self.model.device, self.model.dtype)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit-norm features of texts; a text longer than the model reads is cut."""
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(
+            self.model.device
+        )
+        pooled = self.model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+        return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+
+
+def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
+    """The CLIP in a directory of transformers' layout, in float32; None: the one that the package carries.
+
+    Raises ModelNotFoundError when the directory or one of its files is not there.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    directory = package_directory() / "miniature" / "clip" if path is None else Path(path).expanduser()
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (directory / file).is_file():
+            raise ModelNotFoundError(
+                f"no CLIP in {directory}",
+                expected=f"{file} and the files beside it",
+                hint="name another directory",
+            )
+    with quiet_libraries():
+        model = CLIPModel.from_pretrained(directory, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+    preprocessing = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
+    return ClipJudge(model.to(device, torch.float32), tokenizer, preprocessing)

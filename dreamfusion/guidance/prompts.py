@@ -1,0 +1,91 @@
+"""View-dependent prompts: which words are added for which camera (DreamFusion, arXiv 2209.14988, sec. 3.2).
+
+Three rules in use, and none:
+
+    nearest       the view closest to the camera's azimuth (front 0, side +-90, back 180), overhead above an elevation
+                  (DreamFusion: "the text embedding closest to the sampled azimuth worked well")
+    threestudio   front within `front_halfwidth_deg` of azimuth 0, back within as much of 180, else side; overhead
+                  above an elevation
+    interpolate   embeddings mixed linearly over the azimuth, front to side to back; no overhead (stable-dreamfusion)
+    none          the prompt as it is
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamfusion.config import ViewPromptConfig
+from dreamfusion.errors import PromptError
+
+View = Literal["front", "side", "back", "overhead"]
+VIEWS: tuple[View, ...] = ("front", "side", "back", "overhead")
+
+
+class ViewPrompts:
+    """The texts of one prompt, one a view, and how much each counts for a camera.
+
+    Raises PromptError when the prompt is empty.
+    """
+
+    def __init__(self, prompt: str, config: ViewPromptConfig) -> None:
+        if not prompt.strip():
+            raise PromptError(
+                "the prompt is empty", hint='say what to make, such as "a peacock on a surfboard"'
+            )
+        self.prompt, self.config = prompt.strip(), config
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that the rule tells apart, in the order of the weights' columns."""
+        match self.config.rule:
+            case "none":
+                return ("any",)
+            case "interpolate":
+                return ("front", "side", "back")
+            case "nearest" | "threestudio":
+                return VIEWS
+
+    def text(self, view: View) -> str:
+        """The text of a view: the one given for it in the config, or the template's."""
+        override = getattr(self.config, view)
+        if override is not None:
+            return override
+        # Not str.format: a prompt may hold braces of its own.
+        return self.config.template.replace("{view}", view).replace("{prompt}", self.prompt)
+
+    def texts(self) -> dict[str, str]:
+        """View -> text, in the order of `weights`' columns."""
+        if self.config.rule == "none":
+            return {"any": self.prompt}
+        return {view: self.text(view) for view in VIEWS if view in self.views}
+
+    def weights(
+        self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b views"]:
+        """How much each view's text counts for each camera; rows sum to 1. Any azimuth is wrapped to one turn."""
+        # 0 at the front, 180 at the back, the same to the left and to the right.
+        from_front = (torch.remainder(azimuth_deg + 180.0, 360.0) - 180.0).abs()
+        match self.config.rule:
+            case "none":
+                return torch.ones_like(from_front)[:, None]
+            case "interpolate":
+                front = (1.0 - from_front / 90.0).clamp(min=0.0)
+                back = (from_front / 90.0 - 1.0).clamp(min=0.0)
+                return torch.stack([front, 1.0 - front - back, back], dim=-1)
+            case "nearest":
+                return self._switch(from_front, elevation_deg, halfwidth_deg=45.0)
+            case "threestudio":
+                return self._switch(from_front, elevation_deg, self.config.front_halfwidth_deg)
+
+    def _switch(
+        self, from_front: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], halfwidth_deg: float
+    ) -> Float[Tensor, "b 4"]:
+        overhead = elevation_deg > self.config.overhead_elevation_deg
+        front = (from_front < halfwidth_deg) & ~overhead
+        back = (from_front > 180.0 - halfwidth_deg) & ~overhead
+        side = ~(front | back | overhead)
+        return torch.stack([front, side, back, overhead], dim=-1).to(from_front)
