@@ -1,0 +1,82 @@
+"""The losses beside score distillation: what the paper adds so that a surface, and one facing outwards, wins.
+
+All are means over rays, so their weights carry over to any resolution and number of views.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dreamfusion.config import LossConfig
+from dreamfusion.rendering.renderer import RenderOutput
+
+
+def orientation_loss(
+    weights: Float[Tensor, " n"],
+    normals: Float[Tensor, "n 3"],
+    rays_d: Float[Tensor, "rays 3"],
+    ray_indices: Int[Tensor, " n"],
+) -> Float[Tensor, ""]:
+    """Mean over rays of sum_i sg(w_i) max(0, n_i . v)^2 (Ref-NeRF, arXiv 2112.03907, eq. 11; DreamFusion, App. A.2).
+
+    It punishes what is seen from behind. The weights carry no gradient: or it would be cheapest to see nothing.
+
+    Args:
+        weights: of n packed samples.
+        normals: theirs, unit and outward.
+        rays_d: unit directions of all rays; a surface seen from its front has n . v < 0.
+        ray_indices: the ray of each sample.
+    """
+    away = (normals * rays_d.index_select(0, ray_indices)).sum(dim=-1).clamp(min=0.0)
+    return (weights.detach() * away.square()).sum() / len(rays_d)
+
+
+def opacity_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
+    """Mean of sqrt(opacity^2 + 0.01), from 0.1 for an empty image to 1.005 (DreamFusion, App. A.2).
+
+    It keeps space empty that need not be filled, such as fog between object and camera.
+    """
+    return (opacity.square() + 0.01).sqrt().mean()
+
+
+def entropy_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
+    """Mean binary entropy of the opacity in bits: 0 where a ray is all or nothing, 1 at one half.
+
+    It sharpens outlines (threestudio's `opaque`, stable-dreamfusion's `entropy`).
+    """
+    # Beyond the clamp the slope, which would be infinite at 0 and 1, is 0.
+    share = opacity.clamp(1e-5, 1.0 - 1e-5)
+    return -(share * share.log2() + (1.0 - share) * (1.0 - share).log2()).mean()
+
+
+def weighted_losses(
+    config: LossConfig, output: RenderOutput, step: int
+) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+    """Name to (weight, loss) of each loss whose weight is not 0 at optimiser iteration `step`.
+
+    Raises:
+        ValueError: the orientation loss is wanted and `output` was rendered without normals.
+    """
+    found: dict[str, tuple[float, Tensor]] = {}
+    if (weight := config.orientation.at(step)) != 0.0:
+        if output.sample_normals is None or output.weights is None or output.samples is None:
+            raise ValueError("the orientation loss needs samples with normals: render with_normals=True")
+        flat = output.rays_d.reshape(-1, 3)
+        found["orientation"] = (
+            weight,
+            orientation_loss(output.weights, output.sample_normals, flat, output.samples.ray_indices),
+        )
+    if (weight := config.opacity.at(step)) != 0.0:
+        found["opacity"] = (weight, opacity_loss(output.opacity))
+    if (weight := config.entropy.at(step)) != 0.0:
+        found["entropy"] = (weight, entropy_loss(output.opacity))
+    return found
+
+
+def total_loss(
+    guidance_loss: Float[Tensor, ""], weighted: dict[str, tuple[float, Float[Tensor, ""]]]
+) -> Float[Tensor, ""]:
+    """The scalar to differentiate. Its value means nothing, because score distillation's does not."""
+    return torch.stack([guidance_loss, *(weight * loss for weight, loss in weighted.values())]).sum()

@@ -1,0 +1,362 @@
+"""One training step after another: cameras -> render -> guidance -> losses -> optimiser (DreamFusion, arXiv 2209.14988, fig. 3).
+
+The trainer knows no files and draws no progress bar: whoever runs it does (`dreamfusion.runs.session`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from dreamfusion.cameras import Cameras, random_cameras
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import CheckpointCorruptError, ConfigError
+from dreamfusion.rendering.rays import intersect_ball
+from dreamfusion.rendering.renderer import Renderer, RenderOutput
+from dreamfusion.rendering.shading import ShadingSample, sample_shading
+from dreamfusion.scene.scene import make_scene
+from dreamfusion.training.collapse import CollapseWatch
+from dreamfusion.training.devices import peak_memory_bytes, synchronize
+from dreamfusion.training.losses import total_loss, weighted_losses
+from dreamfusion.training.optimizer import SceneOptimizer
+from dreamfusion.training.previews import png_bytes, preview_cameras, preview_strip
+from dreamfusion.training.randomness import (
+    generator_states,
+    make_generators,
+    restore_generators,
+    seed_everything_else,
+)
+
+
+class GuidanceResult(Protocol):
+    """What a guidance answers with."""
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Differentiable; its value means nothing."""
+        ...
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the pull on the image or its latents."""
+        ...
+
+    @property
+    def timesteps(self) -> Int[Tensor, " b"]:
+        """The diffusion indices that were drawn."""
+        ...
+
+
+class Guidance(Protocol):
+    """Anything that pulls images towards a text; `StableDiffusionGuidance` is one, a test's oracle another."""
+
+    def __call__(
+        self,
+        images: Float[Tensor, "b h w 3"],
+        azimuth_deg: Float[Tensor, " b"],
+        elevation_deg: Float[Tensor, " b"],
+        step: int,
+        noise_generator: Generator,
+        timestep_generator: Generator,
+    ) -> GuidanceResult: ...
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step took. All of it depends on the machine; two equal runs differ here and only here.
+
+    Attributes:
+        seconds: by part: render, guidance, backward, optimizer.
+        steps_per_second: of this step alone.
+        peak_memory_mb: so far; None where the system does not tell.
+    """
+
+    seconds: dict[str, float]
+    steps_per_second: float
+    peak_memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step did. There is no loss here: score distillation's has no meaning.
+
+    Attributes:
+        step: steps done, this one included.
+        sds_gradient_norm: the guidance's pull.
+        opacity: mean over the image, 0 .. 1.
+        ball_opacity: mean over the rays that pass the scene's ball, 0 .. 1; what the watchdog looks at.
+        gradient_norm: of all parameters together, before clipping.
+        learning_rate: the field's.
+        timesteps: diffusion indices, one a view.
+        shading: kind.
+        losses: value of each further loss in use, before its weight.
+        skipped: whether this step was not taken because a gradient was not finite.
+        skipped_steps: how many such steps there were.
+        cost: time and memory.
+    """
+
+    step: int
+    sds_gradient_norm: float
+    opacity: float
+    ball_opacity: float
+    gradient_norm: float
+    learning_rate: float
+    timesteps: list[int]
+    shading: str
+    losses: dict[str, float]
+    skipped: bool
+    skipped_steps: int
+    cost: StepCost
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON-able dictionaries."""
+        return asdict(self)
+
+
+class _Stopwatch:
+    """Seconds by part; waits for the device at the end of each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, {}
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[part] = now - self.last
+        self.last = now
+
+
+class Trainer:
+    """A scene being optimised under a guidance.
+
+    Args:
+        config: the whole experiment.
+        device: where scene and rendering are computed.
+        guidance: what pulls; by default Stable Diffusion's, from `config.guidance` and `config.prompt`.
+
+    Attributes:
+        scene, renderer, guidance: the three that this class joins.
+        step: optimiser iterations done, also those whose step was skipped.
+        skipped_steps: how many were skipped.
+
+    Raises:
+        ConfigError: normals are wanted and switched off; and what the guidance raises.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        device: torch.device | str = "cpu",
+        guidance: Guidance | None = None,
+    ) -> None:
+        _check_normals(config)
+        self.config, self.device = config, torch.device(device)
+        seed_everything_else(config.seed)
+        self.generators = make_generators(config.seed)
+        self.guidance = _stable_diffusion(config, self.device) if guidance is None else guidance
+        self.scene = make_scene(config.scene, self.generators["init"]).to(self.device)
+        self.renderer = Renderer(self.scene, config.rendering).to(self.device)
+        self.optimizer = SceneOptimizer(self.scene, config.optimizer)
+        self.watch = CollapseWatch(config.training)
+        self.step = self.skipped_steps = 0
+
+    def train_step(self) -> StepMetrics:
+        """Take one optimiser step, or skip it if its gradients are not finite.
+
+        Raises:
+            CollapseError: the scene can no longer become an object; the step counts as done.
+        """
+        step, generators = self.step, self.generators
+        watch = _Stopwatch(self.device)
+        cameras = random_cameras(self.config.cameras, generators["cameras"]).to(self.device)
+        shading = sample_shading(
+            self.config.rendering.shading, cameras, step, generators["shading"], self.scene.radius
+        )
+        output = self._render(cameras, shading)
+        watch.lap("render")
+        pull = self.guidance(
+            output.rgb,
+            cameras.azimuth_deg,
+            cameras.elevation_deg,
+            step,
+            generators["noise"],
+            generators["timesteps"],
+        )
+        watch.lap("guidance")
+        weighted = weighted_losses(self.config.losses, output, step)
+        self.optimizer.zero_grad()
+        total_loss(pull.loss, weighted).backward()
+        watch.lap("backward")
+        taken, gradient_norm = self.optimizer.apply(step)
+        watch.lap("optimizer")
+
+        self.step += 1
+        self.skipped_steps += not taken
+        opacity, ball_opacity = _mean_opacities(output, cameras, self.scene.radius)
+        self.watch.observe(self.step, ball_opacity, skipped=not taken)
+        return StepMetrics(
+            step=self.step,
+            sds_gradient_norm=pull.gradient_norm,
+            opacity=opacity,
+            ball_opacity=ball_opacity,
+            gradient_norm=gradient_norm,
+            learning_rate=self.optimizer.learning_rate(step),
+            timesteps=pull.timesteps.tolist(),
+            shading=shading.kind,
+            losses={name: loss.item() for name, (_, loss) in weighted.items()},
+            skipped=not taken,
+            skipped_steps=self.skipped_steps,
+            cost=_cost(watch),
+        )
+
+    def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
+        self.scene.set_step(self.step)
+        self.renderer.update_occupancy(self.step, self.generators["occupancy"])
+        return self.renderer.render(
+            cameras,
+            shading,
+            rays_generator=self.generators["rays"],
+            background_generator=self.generators["background"],
+            with_normals=self.config.losses.orientation.at(self.step) != 0.0,
+        )
+
+    def preview_png(self) -> bytes:
+        """Front, side, back and overhead as a PNG file; changes nothing and draws no random number."""
+        self.scene.set_step(self.step)
+        cameras = preview_cameras(self.config.cameras, self.config.training.preview_size).to(self.device)
+        return png_bytes(preview_strip(self.renderer, cameras))
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next step depends on: tensors by name, on the CPU, and a JSON-able rest."""
+        parts = {
+            "scene": self.scene.state_dict(),
+            "renderer": self.renderer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": generator_states(self.generators),
+        }
+        tensors = {
+            f"{part}.{name}": value.detach().to("cpu", copy=True).contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+        return tensors, {
+            "step": self.step,
+            "skipped_steps": self.skipped_steps,
+            "watch": self.watch.state_dict(),
+        }
+
+    def load_state_dict(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; the next step is then the one that would have followed.
+
+        Raises:
+            CheckpointCorruptError: it does not fit this trainer's configuration.
+        """
+        try:
+            restore_renderer(self.renderer, tensors, meta)
+            self.optimizer.load_state_dict(_part(tensors, "optimizer"))
+            restore_generators(self.generators, _part(tensors, "generator"))
+            self.watch.load_state_dict(meta["watch"])
+            self.step, self.skipped_steps = int(meta["step"]), int(meta["skipped_steps"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise _does_not_fit(error) from error
+
+
+def restore_renderer(renderer: Renderer, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Put a checkpoint's scene and occupancy grid into `renderer`.
+
+    Raises:
+        CheckpointCorruptError: they do not fit its configuration.
+    """
+    try:
+        renderer.scene.load_state_dict(_part(tensors, "scene"))
+        renderer.load_state_dict(_part(tensors, "renderer"))
+        renderer.scene.set_step(int(meta["step"]))
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _does_not_fit(error) from error
+
+
+def load_renderer(
+    config: ExperimentConfig,
+    tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+    device: torch.device | str = "cpu",
+) -> Renderer:
+    """The scene and renderer of a checkpoint, ready for pictures and meshes; no guidance is loaded.
+
+    Raises:
+        CheckpointCorruptError: the checkpoint does not fit `config`.
+    """
+    scene = make_scene(config.scene, make_generators(config.seed)["init"])
+    renderer = Renderer(scene, config.rendering)
+    restore_renderer(renderer, tensors, meta)
+    scene.to(device)
+    return renderer.to(device)
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")
+    }
+
+
+def _does_not_fit(error: Exception) -> CheckpointCorruptError:
+    return CheckpointCorruptError(
+        "the checkpoint does not fit the run's configuration",
+        got=" ".join(str(error).split())[:300],
+        hint="restore the run's config.yaml, or start a new run with `dreamfusion train`",
+    )
+
+
+def _check_normals(config: ExperimentConfig) -> None:
+    """Say at the start what would stop the run after an hour."""
+    if config.scene.normals.kind != "none":
+        return
+    steps = config.training.steps
+    # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
+    if any(config.losses.orientation.at(step) != 0.0 for step in (0, steps // 2, steps)):
+        wanted, hint = "losses.orientation", "set it to 0"
+    elif config.rendering.shading.albedo_steps < steps and config.rendering.shading.shaded_probability > 0:
+        wanted, hint = "rendering.shading", "set rendering.shading.shaded_probability=0"
+    else:
+        return
+    raise ConfigError(
+        f"{wanted} needs normals",
+        expected="scene.normals.kind analytic or finite_difference",
+        got="none",
+        hint=f"{hint}, or choose one of these",
+    )
+
+
+def _stable_diffusion(config: ExperimentConfig, device: torch.device) -> Guidance:
+    # diffusers takes seconds to import; whoever brings a guidance need not wait for it.
+    from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
+
+    make: Callable[..., Guidance] = StableDiffusionGuidance
+    return make(config.guidance, config.prompt, device)
+
+
+@torch.no_grad()
+def _mean_opacities(output: RenderOutput, cameras: Cameras, radius: float) -> tuple[float, float]:
+    """Mean opacity of the image, and of the rays that pass the ball (0 if none does)."""
+    rays_o, rays_d = (rays.reshape(-1, 3) for rays in cameras.rays())
+    t_near, t_far = intersect_ball(rays_o, rays_d, radius)
+    through = (t_far > t_near).to(output.opacity.dtype)
+    opacity = output.opacity.detach().flatten()
+    mean = torch.stack([opacity.mean(), (opacity * through).sum() / through.sum().clamp(min=1.0)])
+    return mean[0].item(), mean[1].item()
+
+
+def _cost(watch: _Stopwatch) -> StepCost:
+    peak = peak_memory_bytes(watch.device)
+    return StepCost(
+        seconds=watch.seconds,
+        steps_per_second=1.0 / max(sum(watch.seconds.values()), 1e-9),
+        peak_memory_mb=None if peak is None else peak / 2**20,
+    )
