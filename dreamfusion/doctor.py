@@ -46,7 +46,9 @@ def torch_build() -> dict[str, str | None]:
     if not folders:
         return {"version": None, "cuda": None}
     text = (Path(folders[0]) / "version.py").read_text(encoding="utf-8")
-    found = {name: re.search(rf"^{name}\b[^=]*= *'([^']*)'", text, re.M) for name in ("__version__", "cuda", "hip")}
+    found = {
+        name: re.search(rf"^{name}\b[^=]*= *'([^']*)'", text, re.M) for name in ("__version__", "cuda", "hip")
+    }
     version, cuda, hip = found["__version__"], found["cuda"] or found["hip"], found["hip"]
     return {
         "version": version[1] if version else None,
@@ -128,11 +130,7 @@ def _topic(check: Callable[[], Iterator[Finding]]) -> str:
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        yield Finding("python", "problem", f"{version}, but 3.11 or newer is needed")
-    else:
-        yield Finding("python", "ok", f"{version} on {platform.system()} {platform.machine()}")
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _torch() -> Iterator[Finding]:
@@ -174,7 +172,9 @@ def _precision() -> Iterator[Finding]:
     if preferred_cpu_dtype() == torch.bfloat16:
         yield Finding("bfloat16", "ok", "this CPU multiplies it in hardware, so the frozen model runs in it")
     else:
-        yield Finding("bfloat16", "note", "this CPU has no instructions for it, the frozen model runs in float32")
+        yield Finding(
+            "bfloat16", "note", "this CPU has no instructions for it, the frozen model runs in float32"
+        )
 
 
 def _miniature() -> Iterator[Finding]:

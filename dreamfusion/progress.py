@@ -30,13 +30,13 @@ def notice(text: str) -> None:
 
         tqdm.write(text, file=sys.stderr)
     else:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(text, file=sys.stderr, flush=True)
 
 
 def result(sentence: str, **fields: Any) -> None:
     """What a command came to, on stdout: `sentence` for a person, `fields` as one line of JSON for a program."""
     if sys.stdout.isatty():
-        print(sentence, flush=True)  # noqa: T201
+        print(sentence, flush=True)
     else:
         event(**fields)
 
@@ -44,7 +44,7 @@ def result(sentence: str, **fields: Any) -> None:
 def event(**fields: Any) -> None:
     """One JSON object on one line of stdout when that is no terminal, else nothing."""
     if not sys.stdout.isatty():
-        print(json.dumps(fields, default=str), flush=True)  # noqa: T201
+        print(json.dumps(fields, default=str), flush=True)
 
 
 class Bar:

@@ -1,0 +1,333 @@
+"""The `dreamfusion` command: what can be said on the command line, and nothing of how it is done.
+
+`--help` has to answer at once, so nothing but typer is imported here; each command imports its own work.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dreamfusion import __version__
+from dreamfusion.errors import DreamfusionError
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+
+class _Commands(TyperGroup):
+    """Turns a user's mistake into one line on stderr and its exit code; any other exception keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DreamfusionError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+app = typer.Typer(
+    cls=_Commands,
+    help="A prompt becomes a mesh and a video. Start with: dreamfusion train 'a peacock on a surfboard'",
+    **_SETTINGS,
+)
+config_app = typer.Typer(help="Look at the presets and at what a run would be set to.", **_SETTINGS)
+app.add_typer(config_app, name="config")
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class MeshFormat(StrEnum):
+    glb = "glb"
+    obj = "obj"
+    ply = "ply"
+    stl = "stl"
+
+
+class PictureFormat(StrEnum):
+    mp4 = "mp4"
+    gif = "gif"
+    png = "png"
+
+
+class What(StrEnum):
+    rgb = "rgb"
+    normal = "normal"
+    depth = "depth"
+    opacity = "opacity"
+
+
+class View(StrEnum):
+    front = "front"
+    side = "side"
+    back = "back"
+    overhead = "overhead"
+
+
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to make, in quotes.", show_default=False)]
+Run = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run's directory, number or name; left out, the latest.", show_default=False
+    ),
+]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the numbered runs.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the fastest there is.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Change one value; may be given again.", show_default=False
+    ),
+]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="Default: inside the run.", show_default=False)
+]
+_RUNS = Path("outputs")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dreamfusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    prompt: Prompt,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Preset or YAML file; chosen for the machine if left out."),
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which the numbered run is made.")
+    ] = _RUNS,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; the prompt's words if left out.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser iterations.", show_default=False)] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH|HUB-ID", help="Frozen model that guides the scene.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
+    ] = False,
+) -> None:
+    """Make a 3D object from PROMPT, in a new run under outputs/."""
+    from dreamfusion.commands.train import TrainRequest, train
+
+    options = {
+        "seed": seed,
+        "training.steps": steps,
+        "device": None if device is None else device.value,
+        "guidance.model": model,
+    }
+    train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run))
+
+
+@app.command()
+def resume(
+    run: Run = None,
+    output: Annotated[
+        Path, typer.Option("--output", "--runs", metavar="DIR", help="Folder of the numbered runs.")
+    ] = _RUNS,
+    device: Annotated[
+        Device | None, typer.Option(help="Another device than the run began on.", show_default=False)
+    ] = None,
+) -> None:
+    """Continue RUN from its last checkpoint."""
+    from dreamfusion.commands.train import resume
+
+    resume(run, output, None if device is None else device.value)
+
+
+@app.command()
+def export(
+    run: Run = None,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Write the surface as a mesh (what export does).")
+    ] = True,
+    format: Annotated[
+        MeshFormat | None,
+        typer.Option(help="By the file's ending if left out, else glb.", show_default=False),
+    ] = None,
+    resolution: Annotated[int, typer.Option(metavar="N", help="Cells along the scene's diameter.")] = 128,
+    threshold: Annotated[
+        str, typer.Option(metavar="auto|X", help="Density of the surface; auto matches the renders.")
+    ] = "auto",
+    output: OutputFile = None,
+    runs: Runs = _RUNS,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Write RUN's object as a mesh with colours."""
+    from dreamfusion.commands.export import export_mesh
+
+    level = _threshold(threshold)
+    export_mesh(run, runs, None if format is None else format.value, resolution, level, output, device.value)
+
+
+def _threshold(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither 'auto' nor a number", param_hint="'--threshold'"
+        ) from None
+
+
+@app.command()
+def render(
+    run: Run = None,
+    video: Annotated[bool, typer.Option("--video", help="One turn around the object (the default).")] = False,
+    image: Annotated[bool, typer.Option("--image", help="One picture.")] = False,
+    frames: Annotated[int, typer.Option(help="Of the video.")] = 120,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 30.0,
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 512,
+    azimuth_deg: Annotated[float, typer.Option(help="Of the picture: 0 is the front, 90 its left.")] = 0.0,
+    elevation_deg: Annotated[float, typer.Option(help="Of the camera: 90 looks straight down.")] = 15.0,
+    distance: Annotated[
+        float | None, typer.Option(help="Of the camera; as in training if left out.", show_default=False)
+    ] = None,
+    what: Annotated[What, typer.Option(help="What the pixels show.")] = What.rgb,
+    format: Annotated[
+        PictureFormat | None,
+        typer.Option(
+            help="By the file's ending if left out, else mp4; a video's png is a folder.", show_default=False
+        ),
+    ] = None,
+    output: OutputFile = None,
+    runs: Runs = _RUNS,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Render RUN's object as a turntable video or a picture."""
+    from dreamfusion.commands.render import RenderRequest, render
+
+    if video and image:
+        raise typer.BadParameter("choose one of --video and --image")
+    chosen = None if format is None else format.value
+    if image and chosen not in (None, "png"):
+        raise typer.BadParameter("a picture is a png", param_hint="'--format'")
+    request = RenderRequest(
+        run, runs, image, frames, fps, size, azimuth_deg, elevation_deg, distance, what.value, chosen, output
+    )
+    render(request, device.value)
+
+
+@app.command()
+def sample(
+    prompt: Prompt,
+    view: Annotated[
+        View | None, typer.Option(help="Add the words of this view, as training does.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=64, help="Images on the sheet.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 7.5,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
+    model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.")] = "miniature",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: in outputs/samples/.", show_default=False)
+    ] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Show the frozen model's own images of PROMPT.
+
+    Look here first when an object fails: what the model cannot draw, it cannot teach.
+    """
+    from dreamfusion.commands.sample import SampleRequest, sample
+
+    request = SampleRequest(
+        prompt, None if view is None else view.value, count, steps, guidance_scale, seed, model, output
+    )
+    sample(request, device.value)
+
+
+@app.command("runs")
+def list_runs(
+    output: Annotated[
+        Path, typer.Option("--output", "--runs", metavar="DIR", help="Folder of the numbered runs.")
+    ] = _RUNS,
+) -> None:
+    """List all runs."""
+    from dreamfusion.commands.tables import print_runs
+
+    print_runs(output)
+
+
+@config_app.command("show")
+def config_show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Preset or YAML file; left out: lists them.", show_default=False
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print everything that NAME sets, as YAML that --config takes."""
+    from dreamfusion.commands.tables import print_config, print_presets
+
+    if name is None and not overrides:
+        print_presets()
+    else:
+        print_config(name, tuple(overrides or ()))
+
+
+@app.command()
+def doctor(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that runs would be written to.")
+    ] = _RUNS,
+) -> None:
+    """Say what this machine can do and what is missing.
+
+    Lists the words that the embedded model knows, too.
+    """
+    from dreamfusion.commands.tables import print_findings
+
+    if not print_findings(output):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app(prog_name="dreamfusion")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""From the run that the user names to a scene that can be looked at. No guidance, and so no frozen model, is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.errors import DreamfusionError, OutputError
+from dreamfusion.progress import busy, notice
+from dreamfusion.runs import directory
+from dreamfusion.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from dreamfusion.rendering.renderer import Renderer
+
+
+def find_run(reference: str | None, runs: Path) -> RunDirectory:
+    """The run that is meant; when that was not said exactly, a notice says which was taken."""
+    run = directory.find(reference, runs)
+    if reference is None or run.path.name != Path(reference).name:
+        notice(f"run {run.path}")
+    return run
+
+
+def output_path(output: Path | None, run: RunDirectory, name: str, format: str | None, default: str) -> Path:
+    """Where the result goes: as the user said, or `name` with the format's ending inside the run.
+
+    Raises:
+        OutputError: its folder cannot be written.
+    """
+    path = output if output is not None else run.path / f"{name}.{format or default}"
+    check_writable_file(path)
+    return path
+
+
+def check_writable_file(path: Path) -> None:
+    """Fail before the work and not after it; makes the folder if it is absent.
+
+    Raises:
+        OutputError: `path` is a folder, or its folder cannot be made or written.
+    """
+    from dreamfusion.runs.directory import check_writable
+
+    if path.is_dir() and path.suffix:
+        raise OutputError(f"{path} cannot be written", expected="a file's path", got="a folder")
+    try:
+        check_writable(path.parent)
+    except OutputError as error:
+        raise OutputError(
+            error.what, expected=error.expected, got=error.got, hint="choose another --output FILE"
+        ) from error
+
+
+def load_view(run: RunDirectory, device: str) -> tuple[Renderer, dict[str, Any]]:
+    """The renderer of the run's newest checkpoint, with the scene in it, and the checkpoint's meta.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        CheckpointMissingError, CheckpointCorruptError, ConfigError, DeviceError.
+    """
+    from dreamfusion.doctor import choose_device
+    from dreamfusion.runs import checkpoint
+
+    config, path = run.config(), run.latest_checkpoint()
+    with busy(f"loading {path}"):
+        chosen = choose_device(device)
+        from dreamfusion.training.trainer import load_renderer
+
+        tensors, meta = checkpoint.load(path)
+        try:
+            return load_renderer(config, tensors, meta, chosen).eval(), meta
+        except DreamfusionError as error:
+            error.add_note(str(path))
+            raise

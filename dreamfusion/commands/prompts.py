@@ -1,0 +1,31 @@
+"""What can be said about a prompt before any model is read."""
+
+from __future__ import annotations
+
+from dreamfusion.errors import PromptError
+from dreamfusion.progress import notice
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt with single spaces.
+
+    Raises:
+        PromptError: there is nothing in it.
+    """
+    plain = " ".join(prompt.split())
+    if not plain:
+        raise PromptError(
+            "the prompt is empty", hint="say what to make: dreamfusion train 'a peacock on a surfboard'"
+        )
+    return plain
+
+
+def tell_unknown_words(prompt: str, model: str) -> None:
+    """A notice for each word that the miniature never saw, with the nearest it did; nothing for other models."""
+    if model != "miniature":
+        return
+    from dreamfusion.miniature.vocabulary import unknown_words
+
+    for word, nearest in unknown_words(prompt).items():
+        meant = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        notice(f"note: the embedded model does not know '{word}'{meant} (all its words: dreamfusion doctor)")
