@@ -153,15 +153,23 @@ class GridsFieldConfig(_Strict):
 
     kind: Literal["grids"] = "grids"
     resolutions: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(
-        default=(16, 32, 64), min_length=1, description="cells a side; fastest if each is twice the one before"
+        default=(16, 32, 64),
+        min_length=1,
+        description="cells a side; fastest if each is twice the one before",
     )
-    density_gain: Positive = Field(default=3.0, description="raw density per unit of a grid's value: a learning rate")
-    colour_gain: Positive = Field(default=1.0, description="raw colour per unit of a grid's value: a learning rate")
+    density_gain: Positive = Field(
+        default=3.0, description="raw density per unit of a grid's value: a learning rate"
+    )
+    colour_gain: Positive = Field(
+        default=1.0, description="raw colour per unit of a grid's value: a learning rate"
+    )
     hidden_layers: int = Field(
-        0, ge=0, description="of an MLP that makes the colour; 0: the grids are the colour"
+        default=0, ge=0, description="of an MLP that makes the colour; 0: the grids are the colour"
     )
     hidden_width: int = Field(default=32, ge=8)
-    features: int = Field(default=4, ge=1, le=32, description="channels of the colour's grids when there is an MLP")
+    features: int = Field(
+        default=4, ge=1, le=32, description="channels of the colour's grids when there is an MLP"
+    )
     blob_density: float = 10.0
     blob_radius: Positive = 0.5
 

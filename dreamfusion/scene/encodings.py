@@ -19,7 +19,7 @@ HASH_PRIMES = (1, 2654435761, 805459861)
 # ------------------------------------------------------------------------------------- positional encodings
 
 
-def positional_encoding(values: Float[Tensor, "*n d"], degrees: int) -> Float[Tensor, "*n {2*degrees*d}"]:
+def positional_encoding(values: Float[Tensor, "*n d"], degrees: int) -> Float[Tensor, "*n 2*{degrees}*d"]:
     """sin and cos of 2^0 .. 2^(degrees-1) times each value (NeRF, arXiv 2003.08934, eq. 4, without the factor pi).
 
     Args:
@@ -33,8 +33,8 @@ def positional_encoding(values: Float[Tensor, "*n d"], degrees: int) -> Float[Te
 
 
 def integrated_positional_encoding(
-    means: Float[Tensor, "*n d"], variances: Float[Tensor, "*n d"], degrees: int
-) -> Float[Tensor, "*n {2*degrees*d}"]:
+    means: Float[Tensor, "*n d"], variances: Float[Tensor, "*n #d"], degrees: int
+) -> Float[Tensor, "*n 2*{degrees}*d"]:
     """The expectation of `positional_encoding` under a gaussian (mip-NeRF, arXiv 2103.13415, eq. 14).
 
     E[sin(2^l x)] = sin(2^l mean) exp(-4^l variance / 2), and the same for cos: octaves finer than the gaussian vanish.
@@ -49,7 +49,9 @@ def integrated_positional_encoding(
     """
     scales = 2.0 ** torch.arange(degrees, dtype=means.dtype, device=means.device)
     angles = (scales[:, None] * means[..., None, :]).flatten(-2)
-    damping = torch.exp(-0.5 * (scales.square()[:, None] * variances[..., None, :]).flatten(-2))
+    damping = torch.exp(
+        -0.5 * (scales.square()[:, None] * variances.expand_as(means)[..., None, :]).flatten(-2)
+    )
     return torch.cat([torch.sin(angles) * damping, torch.cos(angles) * damping], -1)
 
 
