@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ from dreamfusion.training.randomness import (
 )
 
 
+@runtime_checkable
 class GuidanceResult(Protocol):
     """What a guidance answers with."""
 
@@ -53,6 +54,7 @@ class GuidanceResult(Protocol):
         ...
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """Anything that pulls images towards a text; `StableDiffusionGuidance` is one, a test's oracle another."""
 

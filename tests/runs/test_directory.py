@@ -124,7 +124,7 @@ def test_the_latest_is_the_highest_number_not_the_last_name(tmp_path: Path) -> N
 @pytest.mark.parametrize("reference", ["8", "0002-a-duk", "a-duk", "no/such/dir"])
 def test_an_unknown_run_names_what_there_is(tmp_path: Path, reference: str) -> None:
     directory.create(tmp_path, config("a duck"))
-    with pytest.raises(RunNotFoundError, match="0001-a-duck|a-duck"):
+    with pytest.raises(RunNotFoundError, match=r"0001-a-duck|a-duck"):
         directory.find(reference, tmp_path)
 
 

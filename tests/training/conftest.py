@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import Tensor
+
 from dreamfusion.cameras import orbit_cameras
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
 from dreamfusion.guidance.sds import score_distillation, sds_loss
-from torch import Tensor
 
 DISTANCE, FOVY_DEG = 2.5, 45.0
 
@@ -70,7 +71,8 @@ class OracleGuidance:
     guidance_scale: float = 1.0
     schedule: NoiseSchedule = field(
         default_factory=lambda: NoiseSchedule(
-            torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0), "epsilon"
+            torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0),
+            "epsilon",
         )
     )
 

@@ -1,0 +1,144 @@
+"""Each loss against its formula written out slowly, its limits, and the direction in which it pushes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamfusion.config import LossConfig
+from dreamfusion.rendering.marching import PackedSamples
+from dreamfusion.rendering.renderer import RenderOutput
+from dreamfusion.training.losses import (
+    entropy_loss,
+    opacity_loss,
+    orientation_loss,
+    total_loss,
+    weighted_losses,
+)
+
+
+def samples(generator: torch.Generator, n: int = 40, rays: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weights = torch.rand(n, generator=generator, dtype=torch.float64)
+    normals = torch.nn.functional.normalize(
+        torch.randn(n, 3, generator=generator, dtype=torch.float64), dim=-1
+    )
+    rays_d = torch.nn.functional.normalize(
+        torch.randn(rays, 3, generator=generator, dtype=torch.float64), dim=-1
+    )
+    ray_indices = (
+        torch.randint(0, rays - 1, (n,), generator=generator).sort().values
+    )  # the last ray has no sample
+    return weights, normals, rays_d, ray_indices
+
+
+def test_orientation_against_its_formula(generator: torch.Generator) -> None:
+    weights, normals, rays_d, ray_indices = samples(generator)
+    expected = 0.0
+    for ray in range(len(rays_d)):
+        for i in range(len(weights)):
+            if ray_indices[i] == ray:
+                cosine = sum(float(normals[i, k] * rays_d[ray, k]) for k in range(3))
+                expected += float(weights[i]) * max(0.0, cosine) ** 2
+    got = orientation_loss(weights, normals, rays_d, ray_indices)
+    assert got.item() == pytest.approx(expected / len(rays_d), rel=1e-12)
+
+
+def test_orientation_is_zero_for_a_ball_seen_from_outside_and_not_from_inside() -> None:
+    rays_d = torch.tensor([[0.0, 0.0, -1.0]])
+    towards_camera = torch.tensor([[0.0, 0.6, 0.8]])
+    one = torch.ones(1)
+    index = torch.zeros(1, dtype=torch.int64)
+    assert orientation_loss(one, towards_camera, rays_d, index).item() == 0.0
+    assert orientation_loss(one, -towards_camera, rays_d, index).item() == pytest.approx(0.64)
+
+
+def test_orientation_turns_normals_and_leaves_weights_alone(generator: torch.Generator) -> None:
+    weights, normals, rays_d, ray_indices = samples(generator)
+    weights.requires_grad_(), normals.requires_grad_()
+    orientation_loss(weights, normals, rays_d, ray_indices).backward()
+    assert weights.grad is None
+    assert normals.grad is not None and normals.grad.abs().sum() > 0
+
+
+def test_orientation_gradcheck(generator: torch.Generator) -> None:
+    weights, normals, rays_d, ray_indices = samples(generator, n=8)
+    normals.requires_grad_()
+    assert torch.autograd.gradcheck(lambda n: orientation_loss(weights, n, rays_d, ray_indices), (normals,))
+
+
+def test_opacity_against_its_formula_and_its_ends(generator: torch.Generator) -> None:
+    opacity = torch.rand(2, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = sum(math.sqrt(o * o + 0.01) for o in opacity.flatten().tolist()) / 50
+    assert opacity_loss(opacity).item() == pytest.approx(expected, rel=1e-12)
+    assert opacity_loss(torch.zeros(3)).item() == pytest.approx(0.1)
+    assert torch.autograd.gradcheck(opacity_loss, (opacity,))
+
+
+def test_entropy_is_in_bits_symmetric_and_finite_at_the_ends(generator: torch.Generator) -> None:
+    opacity = torch.rand(50, generator=generator, dtype=torch.float64)
+    expected = sum(-o * math.log2(o) - (1 - o) * math.log2(1 - o) for o in opacity.tolist()) / 50
+    assert entropy_loss(opacity).item() == pytest.approx(expected, rel=1e-9)
+    assert entropy_loss(1 - opacity).item() == pytest.approx(expected, rel=1e-9)
+    assert entropy_loss(torch.full((3,), 0.5)).item() == pytest.approx(1.0)
+    ends = torch.tensor([0.0, 1.0], requires_grad=True)
+    entropy_loss(ends).backward()
+    assert entropy_loss(ends).item() < 1e-3
+    assert ends.grad is not None and bool(ends.grad.isfinite().all())
+
+
+def test_entropy_pushes_away_from_one_half() -> None:
+    opacity = torch.tensor([0.3, 0.7], requires_grad=True)
+    entropy_loss(opacity).backward()
+    assert opacity.grad is not None and opacity.grad[0] > 0 > opacity.grad[1]
+
+
+def rendered(generator: torch.Generator, with_normals: bool) -> RenderOutput:
+    image = torch.rand(1, 2, 3, 3, generator=generator)
+    weights = torch.rand(9, generator=generator)
+    normals = torch.nn.functional.normalize(torch.randn(9, 3, generator=generator), dim=-1)
+    rays_d = torch.nn.functional.normalize(torch.randn(1, 2, 3, 3, generator=generator), dim=-1)
+    packed = PackedSamples(torch.arange(9) // 2, torch.zeros(9), torch.ones(9), 6)
+    plane = image[..., 0]
+    return RenderOutput(
+        rgb=image,
+        foreground_rgb=image,
+        opacity=plane,
+        distance=plane,
+        depth=plane,
+        background=image,
+        normals=None,
+        rays_d=rays_d,
+        samples=packed,
+        weights=weights,
+        sigmas=weights,
+        sample_normals=normals if with_normals else None,
+    )
+
+
+def test_only_losses_with_a_weight_at_this_step_are_computed(generator: torch.Generator) -> None:
+    config = LossConfig.model_validate(
+        {"opacity": {"kind": "linear", "start": 0, "end": 2, "steps": 10}, "entropy": 0.5}
+    )
+    output = rendered(generator, with_normals=False)
+    assert weighted_losses(config, output, 0).keys() == {"entropy"}
+    found = weighted_losses(config, output, 5)
+    assert {name: weight for name, (weight, _) in found.items()} == {"opacity": 1.0, "entropy": 0.5}
+    expected = 3.0 + opacity_loss(output.opacity) + 0.5 * entropy_loss(output.opacity)
+    assert total_loss(torch.tensor(3.0), found).item() == pytest.approx(expected.item())
+    assert total_loss(torch.tensor(3.0), {}).item() == 3.0
+
+
+def test_orientation_uses_each_samples_own_ray(generator: torch.Generator) -> None:
+    config = LossConfig.model_validate({"orientation": 0.1})
+    output = rendered(generator, with_normals=True)
+    assert output.weights is not None and output.sample_normals is not None and output.samples is not None
+    weight, loss = weighted_losses(config, output, 0)["orientation"]
+    flat = output.rays_d.reshape(-1, 3)
+    cosines = (output.sample_normals * flat[output.samples.ray_indices]).sum(-1).clamp(min=0)
+    assert weight == 0.1
+    assert loss.item() == pytest.approx((output.weights * cosines**2).sum().item() / 6, rel=1e-5)
+    with pytest.raises(ValueError, match="with_normals"):
+        weighted_losses(config, rendered(generator, with_normals=False), 0)
