@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreamfusion.cameras import orbit_cameras
+from dreamfusion.config import OccupancyConfig
+from dreamfusion.rendering.marching import PackedSamples, march
+from dreamfusion.rendering.occupancy import OccupancyGrid
+from dreamfusion.rendering.rays import intersect_ball
+
+
+@pytest.fixture
+def rays():
+    cameras = orbit_cameras(30.0, 20.0, 1.8, 70.0, 24)
+    return tuple(r.reshape(-1, 3) for r in cameras.rays())
+
+
+def _lengths(samples):
+    return torch.zeros(samples.n_rays).index_add(0, samples.ray_indices, samples.t_ends - samples.t_starts)
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+@pytest.mark.parametrize("radius", [1.0, 0.6])
+def test_intervals_tile_the_chord(rays, jitter, radius):
+    samples = march(*rays, radius, 32, None, torch.Generator().manual_seed(0) if jitter else None)
+    near, far = intersect_ball(*rays, radius)
+    torch.testing.assert_close(_lengths(samples), far - near, atol=2e-6, rtol=0)
+    same_ray = samples.ray_indices[1:] == samples.ray_indices[:-1]
+    torch.testing.assert_close(samples.t_starts[1:][same_ray], samples.t_ends[:-1][same_ray], atol=0, rtol=0)
+    steps = samples.t_ends - samples.t_starts
+    assert (steps > 0).all() and steps.max() <= 2 * radius / 32 + 1e-6
+    assert (samples.ray_indices[1:] >= samples.ray_indices[:-1]).all()
+    assert samples.n_rays == 24 * 24
+
+
+def test_samples_lie_in_the_ball(rays):
+    samples = march(*rays, 0.7, 64)
+    assert (samples.positions(*rays).norm(dim=-1) <= 0.7 + 1e-6).all()
+
+
+def test_positions_are_on_their_rays(rays):
+    samples = march(*rays, 0.7, 8)
+    rays_o, rays_d = rays
+    expected = rays_o[samples.ray_indices] + samples.t_mids[:, None] * rays_d[samples.ray_indices]
+    torch.testing.assert_close(samples.positions(*rays), expected)
+
+
+def test_jitter_comes_from_the_generator_alone(rays):
+    def jittered(seed):
+        return march(*rays, 1.0, 16, None, torch.Generator().manual_seed(seed)).t_starts
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = jittered(5)
+    torch.manual_seed(1)
+    assert torch.equal(first, jittered(5))
+    torch.manual_seed(0)
+    jittered(5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(first[:100], jittered(6)[:100])
+
+
+def test_jitter_shifts_each_ray_uniformly_over_a_step():
+    rays_o = torch.tensor([[0.0, 0.0, 2.0]]).expand(4000, 3)
+    rays_d = torch.tensor([[0.0, 0.0, -1.0]]).expand(4000, 3)
+    samples = march(rays_o, rays_d, 1.0, 10, None, torch.Generator().manual_seed(0))
+    first = samples.t_ends[torch.searchsorted(samples.ray_indices, torch.arange(4000))]
+    shift = ((first - 1.0) / 0.2).sort().values
+    assert (shift - torch.linspace(0, 1, 4000)).abs().max() < 2.0 / 4000**0.5
+
+
+def test_without_jitter_it_is_deterministic_and_steps_start_where_the_ball_does(rays):
+    samples = march(*rays, 1.0, 16)
+    near, _ = intersect_ball(*rays, 1.0)
+    first = torch.searchsorted(samples.ray_indices, samples.ray_indices.unique())
+    torch.testing.assert_close(samples.t_starts[first], near[samples.ray_indices[first]])
+
+
+def test_only_occupied_cells_are_visited(rays, generator):
+    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
+    grid.occupied_cells.copy_(torch.rand(512, generator=generator) < 0.3)
+    everything, some = march(*rays, 1.0, 40), march(*rays, 1.0, 40, grid)
+    expected = everything.select(grid.occupied(everything.positions(*rays)))
+    assert 0.1 < len(some) / len(everything) < 0.5
+    assert torch.equal(some.ray_indices, expected.ray_indices)
+    assert torch.equal(some.t_starts, expected.t_starts)
+    assert torch.equal(some.t_ends, expected.t_ends)
+
+
+def test_rays_that_see_nothing_leave_one_sample_without_length():
+    away = torch.tensor([[0.0, 0.0, 1.0]]).expand(5, 3)
+    samples = march(torch.tensor([[0.0, 0.0, 3.0]]).expand(5, 3), away, 1.0, 8)
+    assert len(samples) == 1 and samples.n_rays == 5
+    assert samples.t_starts == samples.t_ends
+
+
+def test_selecting_nothing_leaves_one_sample_without_length():
+    samples = PackedSamples(torch.tensor([2, 3]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), 4)
+    none = samples.select(torch.tensor([False, False]))
+    assert len(none) == 1 and none.t_starts == none.t_ends and none.n_rays == 4
+    assert torch.equal(samples.select(torch.tensor([False, True])).ray_indices, torch.tensor([3]))
