@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 HASH_PRIMES = (1, 2654435761, 805459861)
+_PARTS = 2
+_MANY = 1 << 13
 
 
 # ------------------------------------------------------------------------------------- positional encodings
@@ -152,8 +154,71 @@ def sample_grid(grid: Float[Tensor, "c z y x"], unit_box: Float[Tensor, "n 3"]) 
     Returns:
         One row a position.
     """
-    read = F.grid_sample(grid[None], unit_box[None, None, None], padding_mode="border", align_corners=True)
-    return read[0, :, 0, 0].T
+    count = unit_box.shape[0]
+    # On a CPU `grid_sample` uses one thread per picture of a batch, so a long list is read as a batch of pictures.
+    # Their number is fixed: with one per thread the gradient's last bits would depend on the machine.
+    parts = _PARTS if unit_box.device.type == "cpu" and count >= _MANY else 1
+    even = F.pad(unit_box, (0, 0, 0, -count % parts)) if count % parts else unit_box
+    read = F.grid_sample(
+        grid.expand(parts, *grid.shape),
+        even.view(parts, 1, 1, -1, 3),
+        padding_mode="border",
+        align_corners=True,
+    )
+    if parts == 1:
+        return read[0, :, 0, 0].T
+    return read[:, :, 0, 0].transpose(1, 2).flatten(0, 1)[:count]
+
+
+def nodes_and_slopes(nodes: Float[Tensor, "1 z y x"], spacing: float) -> Float[Tensor, "4 z y x"]:
+    """A grid's values and their central differences along x, y and z (one-sided at the border).
+
+    Args:
+        nodes: values at the nodes.
+        spacing: between two nodes, world units.
+    """
+    return _NodesAndSlopes.apply(nodes, spacing)  # type: ignore[return-value]
+
+
+def _shifted(grid: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Views of the inner nodes' upper and lower neighbours, and of the first two and the last two nodes."""
+    last = grid.shape[axis]
+    return (
+        grid.narrow(axis, 2, last - 2),
+        grid.narrow(axis, 0, last - 2),
+        *(grid.narrow(axis, index, 1) for index in (0, 1, last - 2, last - 1)),
+    )
+
+
+class _NodesAndSlopes(torch.autograd.Function):
+    """`torch.gradient` writing into one tensor, which saves two copies of every channel each way."""
+
+    @staticmethod
+    def forward(ctx, nodes: Tensor, spacing: float) -> Tensor:
+        ctx.spacing = spacing
+        out = nodes.new_empty(4, *nodes.shape[1:])
+        out[0] = nodes[0]
+        for axis, slope in zip((2, 1, 0), out[1:], strict=True):
+            above, below, first, second, before_last, last = _shifted(nodes[0], axis)
+            inner = slope.narrow(axis, 1, slope.shape[axis] - 2)
+            torch.sub(above, below, out=inner).mul_(0.5 / spacing)
+            torch.sub(second, first, out=slope.narrow(axis, 0, 1)).div_(spacing)
+            torch.sub(last, before_last, out=slope.narrow(axis, -1, 1)).div_(spacing)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        total = grad[0].clone()
+        for axis, slope in zip((2, 1, 0), grad[1:], strict=True):
+            above, below, first, second, before_last, last = _shifted(total, axis)
+            inner = slope.narrow(axis, 1, slope.shape[axis] - 2)
+            above.add_(inner, alpha=0.5 / ctx.spacing)
+            below.sub_(inner, alpha=0.5 / ctx.spacing)
+            for lower, upper, end in ((first, second, 0), (before_last, last, -1)):
+                upper.add_(slope.narrow(axis, end, 1), alpha=1.0 / ctx.spacing)
+                lower.sub_(slope.narrow(axis, end, 1), alpha=1.0 / ctx.spacing)
+        return total[None], None
 
 
 def upsample_grid(grid: Float[Tensor, "c z y x"], nodes: int) -> Float[Tensor, "c {nodes} {nodes} {nodes}"]:

@@ -33,6 +33,7 @@ from dreamfusion.scene.encodings import (
     hash_indices,
     integrated_positional_encoding,
     level_cells,
+    nodes_and_slopes,
     sample_grid,
     upsample_grid,
 )
@@ -283,12 +284,12 @@ class GridsField(Field):
         return 2.0 * self.radius / self.cells[-1]
 
     def merged_density(self) -> Float[Tensor, "1 z y x"]:
-        """The raw density at the finest grid's nodes, without the blob."""
-        return self.config.density_gain * _sum_on_finest(self.density_grids)
+        """The sum of the density's grids at the finest one's nodes."""
+        return _sum_on_finest(self.density_grids)
 
     def merged_colour(self) -> Float[Tensor, "c z y x"]:
-        """The raw colour or the features at the finest grid's nodes."""
-        return self.config.colour_gain * _sum_on_finest(self.colour_grids)
+        """The sum of the colour's grids at the finest one's nodes."""
+        return _sum_on_finest(self.colour_grids)
 
     def forward(
         self, positions: Float[Tensor, "n 3"], covariance: Float[Tensor, "n axes"] | None = None
@@ -296,11 +297,11 @@ class GridsField(Field):
         return FieldOutput(self.density(positions), self.albedo(positions))
 
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        raw = self._raw_blob(positions) + sample_grid(self.merged_density(), positions / self.radius)[:, 0]
-        return softplus(raw) * edge_mask(positions, self.radius)
+        read = sample_grid(self.merged_density(), positions / self.radius)[:, 0]
+        return softplus(self._raw_density(positions, read)) * edge_mask(positions, self.radius)
 
     def albedo(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        hidden = sample_grid(self.merged_colour(), positions / self.radius)
+        hidden = self.config.colour_gain * sample_grid(self.merged_colour(), positions / self.radius)
         if self.output is not None:
             for layer in self.hidden:
                 hidden = F.silu(layer(hidden))
@@ -310,18 +311,16 @@ class GridsField(Field):
     def density_and_gradient(
         self, positions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Density and its gradient, with the raw density's central difference over one cell of the finest grid.
+        """Density and its gradient, with the grids' central difference over one cell of the finest.
 
         The difference is taken at the nodes and interpolated, which is the same as the difference of the interpolant, and
-        unlike the interpolant's own gradient it does not jump from cell to cell.
+        unlike the interpolant's own gradient it does not jump from cell to cell. Blob and edge are exact.
         """
-        nodes = self.merged_density()
-        slopes = torch.gradient(nodes[0], spacing=self.cell_size, dim=(2, 1, 0))
-        read = sample_grid(torch.cat([nodes, torch.stack(slopes)]), positions / self.radius)
-        raw = self._raw_blob(positions) + read[:, 0]
-        raw_gradient = read[:, 1:] + linear_blob_gradient(
-            positions, self.config.blob_density, self.config.blob_radius
-        )
+        nodes = nodes_and_slopes(self.merged_density(), self.cell_size)
+        read = sample_grid(nodes, positions / self.radius)
+        raw = self._raw_density(positions, read[:, 0])
+        blob_gradient = linear_blob_gradient(positions, self.config.blob_density, self.config.blob_radius)
+        raw_gradient = self.config.density_gain * read[:, 1:] + blob_gradient
         mask, dense = edge_mask(positions, self.radius), softplus(raw)
         gradient = (torch.sigmoid(raw) * mask)[:, None] * raw_gradient
         return dense * mask, gradient + dense[:, None] * edge_mask_gradient(positions, self.radius)
@@ -334,8 +333,10 @@ class GridsField(Field):
             groups.append({"name": "decoder", "params": decoder, "lr_scale_key": "decoder"})
         return groups
 
-    def _raw_blob(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        return linear_blob(positions, self.config.blob_density, self.config.blob_radius)
+    def _raw_density(self, positions: Float[Tensor, "n 3"], read: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        blob = linear_blob(positions, self.config.blob_density, self.config.blob_radius)
+        # The gain multiplies what was read, not the grids: there are more nodes than samples.
+        return blob + self.config.density_gain * read
 
 
 def _sum_on_finest(grids: nn.ParameterList) -> Float[Tensor, "c z y x"]:

@@ -15,6 +15,7 @@ from dreamfusion.scene.encodings import (
     hash_indices,
     integrated_positional_encoding,
     level_cells,
+    nodes_and_slopes,
     positional_encoding,
     sample_grid,
     upsample_grid,
@@ -169,3 +170,24 @@ def test_grid_sample_double_backward_works_in_three_dimensions(generator):
     grid = torch.randn(1, 4, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     positions = (torch.rand(5, 3, generator=generator, dtype=torch.float64) * 1.8 - 0.9).requires_grad_()
     assert torch.autograd.gradgradcheck(sample_grid, (grid, positions))
+
+
+@pytest.mark.parametrize("count", [8192, 8193, 10001])
+def test_a_long_list_is_read_like_a_short_one(count, generator):
+    """Long lists are cut in parts for the threads; an odd number of positions is not lost."""
+    grid = torch.randn(2, 5, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    positions = torch.rand(count, 3, generator=generator, dtype=torch.float64) * 2 - 1
+    weights = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    long = sample_grid(grid, positions)
+    short = torch.cat([sample_grid(grid, part) for part in positions.split(1000)])
+    torch.testing.assert_close(long, short)
+    (long_gradient,) = torch.autograd.grad((long * weights).sum(), grid)
+    (short_gradient,) = torch.autograd.grad((short * weights).sum(), grid)
+    torch.testing.assert_close(long_gradient, short_gradient)
+
+
+def test_slopes_are_torch_s_gradient_and_differentiable(generator):
+    nodes = torch.randn(1, 4, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    slopes = torch.stack(torch.gradient(nodes[0], spacing=0.3, dim=(2, 1, 0)))
+    torch.testing.assert_close(nodes_and_slopes(nodes, 0.3), torch.cat([nodes, slopes]))
+    assert torch.autograd.gradcheck(lambda n: nodes_and_slopes(n, 0.3), nodes)

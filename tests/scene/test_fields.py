@@ -193,7 +193,7 @@ def test_grids_gradient_is_the_central_difference_over_one_cell(generator):
     field = GridsField(config, 1.0, generator).double()
     # Far enough from the border that one cell further is still inside, and from the edge mask.
     x = (torch.rand(50, 3, generator=generator, dtype=torch.float64) - 0.5) * 1.0
-    grid, h = field.merged_density(), field.cell_size
+    grid, h = config.density_gain * field.merged_density(), field.cell_size
     raw = sample_grid(grid, x)[:, 0]
     expected = []
     for axis in range(3):
