@@ -75,9 +75,15 @@ class _Dumper(yaml.SafeDumper):
         one_line = mapping.get("kind") in ("linear", "sqrt", "warmup_cosine")
         return super().represent_mapping(tag, mapping, flow_style=one_line)
 
+    def represent_str(self, data: str) -> Any:
+        # PyYAML folds line separators such as U+0085 when it does not escape them.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
     def represent_sequence(self, tag: Any, sequence: Any, flow_style: bool | None = None) -> Any:
         return super().represent_sequence(tag, sequence, flow_style=True)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
