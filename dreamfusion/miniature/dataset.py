@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +37,7 @@ from dreamfusion.miniature.world import (
 )
 
 RESOLUTION = 64
-BATCH = 48
+BATCH = 16
 FLAT_SHARE = 0.25
 AMBIENT = (0.35, 0.65)
 LIGHT_JITTER = 1.0
@@ -212,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
         for done, path in enumerate(pool.map(_job, jobs), 1):
             seconds = time.perf_counter() - started
-            print(f"{path}  {done}/{len(jobs)}  {done * options.count / seconds:.0f} pictures/s", flush=True)
+            line = f"{path}  {done}/{len(jobs)}  {done * options.count / seconds:.0f} pictures/s\n"
+            sys.stderr.write(line)
 
 
 if __name__ == "__main__":

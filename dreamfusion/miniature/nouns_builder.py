@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ COLORS: dict[str, Rgb] = {
     "purple": (0.48, 0.16, 0.66),
     "pink": (0.97, 0.55, 0.72),
     "brown": (0.44, 0.26, 0.12),
-    "black": (0.08, 0.08, 0.09),
+    "black": (0.11, 0.11, 0.12),
     "white": (0.95, 0.95, 0.94),
     "gray": (0.50, 0.50, 0.52),
     "turquoise": (0.13, 0.78, 0.76),
@@ -180,9 +181,7 @@ class Builder:
 
     def path(self, points: Sequence[Vector], radii: Sequence[float], rgb: Rgb) -> None:
         """Limbs through `points` with round joints: necks, tails, handles."""
-        for (p, q), (r, s) in zip(
-            zip(points, points[1:], strict=False), zip(radii, radii[1:], strict=False), strict=True
-        ):
+        for (p, q), (r, s) in zip(pairwise(points), pairwise(radii), strict=True):
             self.limb(p, q, r, s, rgb)
         for p, r in zip(points[1:], radii[1:], strict=True):
             if r > 0.01:

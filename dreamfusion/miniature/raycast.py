@@ -63,13 +63,14 @@ def render(
     hits = _nearest_hits(solids, fine)
     n_rays = b * fine.height * fine.width
     rgb = torch.zeros(n_rays, 3, device=background.device)
-    rgb[hits.ray] = _shade(solids, fine, hits, lights)
+    rgb.index_copy_(0, hits.ray, _shade(solids, fine, hits, lights))
     hit = torch.zeros(n_rays, device=background.device)
-    hit[hits.ray] = 1.0
+    hit.index_fill_(0, hits.ray, 1.0)
 
     def average(values: Tensor) -> Tensor:
         blocks = values.reshape(b, h, supersample, w, supersample, -1)
-        return blocks.sum(4).sum(2) / supersample**2
+        total = sum(blocks[:, :, i, :, j] for i in range(supersample) for j in range(supersample))
+        return total / supersample**2
 
     opacity = average(hit)
     picture = average(rgb) + (1.0 - opacity) * background
@@ -169,16 +170,17 @@ def _nearest_hits(solids: Solids, cameras: Cameras) -> _Hits:
             n = counts[chunk]
             solid = torch.repeat_interleave(chunk, n)
             local = torch.arange(len(solid), device=device) - torch.repeat_interleave(n.cumsum(0) - n, n)
-            width = widths[solid]
+            width = torch.repeat_interleave(widths[chunk], n)
             row = torch.div(local, width, rounding_mode="floor")
             column = local - row * width
-            values = table[:, solid]
+            values = torch.repeat_interleave(table.index_select(1, chunk), n, dim=1)
             i, j = column.to(table.dtype), row.to(table.dtype)
             d = [values[3 + k] + i * values[6 + k] + j * values[9 + k] for k in range(3)]
             t_in, t_out, face = interval(kind, values[:3].unbind(0), d, values[12], values[13])
             hit = torch.nonzero((t_in < t_out) & (t_in > 1e-4))[:, 0]
-            ray = (first_ray[solid] + row * cameras.width + column)[hit]
-            parts.append((ray, solid[hit], t_in[hit], face[hit]))
+            solid, row, column = (v.index_select(0, hit) for v in (solid, row, column))
+            ray = first_ray.index_select(0, solid) + row * cameras.width + column
+            parts.append((ray, solid, t_in.index_select(0, hit), face.index_select(0, hit)))
     return _reduce(solids, cameras, to_unit, parts)
 
 
@@ -202,21 +204,29 @@ def _reduce(
     n_rays = len(cameras) * cameras.height * cameras.width
     nearest = torch.full((n_rays,), math.inf, dtype=t_in.dtype, device=device)
     nearest.scatter_reduce_(0, ray, t_in, "amin")
-    first = torch.nonzero(t_in == nearest[ray])[:, 0]
+    first = torch.nonzero(t_in == nearest.index_select(0, ray))[:, 0]
     # Two solids may touch a ray at the same depth: the highest index wins, on every device.
     winner = torch.full((n_rays,), -1, dtype=torch.int64, device=device)
-    winner.scatter_reduce_(0, ray[first], first, "amax")
+    winner.scatter_reduce_(0, ray.index_select(0, first), first, "amax")
     hit_rays = torch.nonzero(winner >= 0)[:, 0]
     chosen = winner[hit_rays]
-    solid, depth, face = solid[chosen], t_in[chosen], face[chosen].to(torch.int64)
+    solid, depth, face = (
+        solid.index_select(0, chosen),
+        t_in.index_select(0, chosen),
+        face.index_select(0, chosen).to(torch.int64),
+    )
 
-    scene = solids.scene[solid]
+    scene = solids.scene.index_select(0, solid)
     corner, across, down = _pixel_directions(cameras)
     pixel = hit_rays - scene * (cameras.height * cameras.width)
     row = torch.div(pixel, cameras.width, rounding_mode="floor")
     column = pixel - row * cameras.width
-    rays_d = corner[scene] + column[:, None] * across[scene] + row[:, None] * down[scene]
-    positions = cameras.positions[scene] + depth[:, None] * rays_d
+    rays_d = (
+        corner.index_select(0, scene)
+        + column[:, None] * across.index_select(0, scene)
+        + row[:, None] * down.index_select(0, scene)
+    )
+    positions = cameras.positions.index_select(0, scene) + depth[:, None] * rays_d
     normals = _normals(solids, to_unit, solid, face, positions, rays_d)
     return _Hits(hit_rays, solid, depth, normals, positions)
 
@@ -224,28 +234,28 @@ def _reduce(
 def _normals(
     solids: Solids, to_unit: Tensor, solid: Tensor, face: Tensor, positions: Tensor, rays_d: Tensor
 ) -> Tensor:
-    matrix = to_unit[solid]
+    matrix = to_unit.index_select(0, solid)
     rotation = matrix[:, :3, :3]
-    unit = torch.einsum("nij,nj->ni", rotation, positions) + matrix[:, :3, 3]
+    unit = (rotation * positions[:, None]).sum(-1) + matrix[:, :3, 3]
     # The curved side: the gradient of |p|^2 - 1, or of x^2 + z^2 - radius(y)^2.
-    slope = 0.5 * (solids.top_ratio[solid] - 1.0)
-    radius = 0.5 * (solids.top_ratio[solid] + 1.0) + slope * unit[:, 1]
+    slope = 0.5 * (solids.top_ratio.index_select(0, solid) - 1.0)
+    radius = 0.5 * (solids.top_ratio.index_select(0, solid) + 1.0) + slope * unit[:, 1]
     curved = unit.clone()
-    is_frustum = solids.kind[solid] == FRUSTUM
+    is_frustum = solids.kind.index_select(0, solid) == FRUSTUM
     curved[:, 1] = torch.where(is_frustum, -radius * slope, unit[:, 1])
     axis = face.clamp_min(0)
-    towards = torch.einsum("nij,nj->ni", rotation, rays_d).gather(1, axis[:, None])
+    towards = (rotation * rays_d[:, None]).sum(-1).gather(1, axis[:, None])
     flat = torch.zeros_like(unit).scatter_(1, axis[:, None], -torch.sign(towards))
     normals = torch.where((face >= 0)[:, None], flat, curved)
     return torch.nn.functional.normalize(torch.einsum("nji,nj->ni", rotation, normals), dim=-1)
 
 
 def _shade(solids: Solids, cameras: Cameras, hits: _Hits, lights: Lights | None) -> Tensor:
-    albedo = solids.rgb[hits.solid]
+    albedo = solids.rgb.index_select(0, hits.solid)
     if lights is None:
         return albedo
-    scene = solids.scene[hits.solid]
-    to_light = torch.nn.functional.normalize(lights.position[scene] - hits.positions, dim=-1)
+    scene = solids.scene.index_select(0, hits.solid)
+    to_light = torch.nn.functional.normalize(lights.position.index_select(0, scene) - hits.positions, dim=-1)
     cosine = (hits.normals * to_light).sum(-1).clamp_min(0.0)
-    strength = lights.ambient[scene] + lights.diffuse[scene] * cosine
+    strength = lights.ambient.index_select(0, scene) + lights.diffuse.index_select(0, scene) * cosine
     return albedo * strength[:, None]

@@ -250,11 +250,19 @@ def surface_points(solids: Solids) -> Float[Tensor, "p k 3"]:
     )
     y = torch.maximum(y, solids.keep_above[:, None])
     unit = torch.stack([x * taper, y, z * taper], -1)
-    world = torch.einsum("pij,pkj->pki", solids.to_world[:, :3, :3], unit)
-    return world + solids.to_world[:, None, :3, 3]
+    return torch.baddbmm(solids.to_world[:, None, :3, 3], unit, solids.to_world[:, :3, :3].mT)
 
 
 def bounds(solids: Solids) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Lowest and highest corner of the axis-aligned box around all solids."""
-    points = surface_points(solids).reshape(-1, 3)
-    return points.amin(0), points.amax(0)
+    """Lowest and highest corner of the axis-aligned box around all solids, exact but for cut spheres (uncut there)."""
+    matrix, centre = solids.to_world[:, :3, :3], solids.to_world[:, :3, 3]
+    x, y, z = matrix.unbind(-1)
+    disc = (x * x + z * z).sqrt()
+    kind = solids.kind[:, None]
+    round_or_square = torch.where(kind == SPHERE, (disc * disc + y * y).sqrt(), x.abs() + y.abs() + z.abs())
+    # A frustum is the hull of its two discs.
+    top = disc * solids.top_ratio[:, None]
+    is_frustum = kind == FRUSTUM
+    high = torch.where(is_frustum, torch.maximum(disc - y, top + y), round_or_square)
+    low = torch.where(is_frustum, torch.maximum(disc + y, top - y), round_or_square)
+    return (centre - low).amin(0), (centre + high).amax(0)

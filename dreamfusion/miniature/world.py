@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -186,11 +187,9 @@ class _Placed:
         return self.high - self.low
 
 
-def _affine(scale: float, shift: tuple[float, float, float] | np.ndarray) -> Tensor:
-    matrix = torch.eye(4)
-    matrix[0, 0] = matrix[1, 1] = matrix[2, 2] = scale
-    matrix[:3, 3] = torch.as_tensor(np.asarray(shift, dtype=np.float32))
-    return matrix
+def _affine(scale: float, shift: Sequence[float] | np.ndarray) -> Tensor:
+    x, y, z = (float(v) for v in shift)
+    return torch.tensor([[scale, 0, 0, x], [0, scale, 0, y], [0, 0, scale, z], [0, 0, 0, 1]])
 
 
 def _measured(solids: Solids) -> tuple[np.ndarray, np.ndarray]:
