@@ -1,0 +1,1 @@
+"""What a user takes away: the mesh, its files, the turntable, pictures."""

@@ -1,0 +1,97 @@
+"""Output files: chosen by their ending, written under a temporary name and then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dreamfusion.errors import OutputError
+
+
+def choose_format(path: Path, format: str | None, known: Sequence[str]) -> str:
+    """The format asked for, or the one that the path's ending names.
+
+    Raises:
+        OutputError: it is none of `known`.
+    """
+    chosen = (format if format is not None else path.suffix).lower().lstrip(".")
+    if chosen not in known:
+        where = f"format {format!r}" if format is not None else f"the ending of {path.name!r}"
+        raise OutputError(f"{where} is not known", expected="one of " + ", ".join(known))
+    return chosen
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, with the same ending, that is renamed to it when the block ends well.
+
+    When the block fails, nothing is left behind and a file that was at `path` is still there. The same folder means
+    the same disk, where a rename is one step.
+
+    Raises:
+        OutputError: the disk refused (no space, no permission, a folder in the way, ...).
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}", expected="a file's path", got="a folder")
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with _disk_errors(path):
+            yield temporary
+            # mkstemp makes files that only their owner can read; outputs get the usual rights.
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, own_files: str) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well.
+
+    Args:
+        path: may exist if it holds nothing but files that match the pattern `own_files`; those are replaced.
+
+    Raises:
+        OutputError: the folder holds something else, or the disk refused.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        foreign = [p.name for p in path.iterdir() if not p.match(own_files)] if path.exists() else []
+        if foreign:
+            raise OutputError(
+                f"cannot write frames into {path}",
+                expected=f"a new folder, or one that holds only {own_files}",
+                got=f"{foreign[0]!r} in it",
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        with _disk_errors(path):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

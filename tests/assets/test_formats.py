@@ -1,0 +1,198 @@
+"""Mesh files, read back by trimesh and by hand."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from dreamfusion.assets import formats
+from dreamfusion.assets.formats import (
+    linear_color_16bit,
+    linear_to_srgb,
+    srgb_to_linear,
+    vertex_colors,
+    write_mesh,
+)
+from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.errors import OutputError
+
+DTYPES = {5126: "<f4", 5125: "<u4", 5123: "<u2", 5121: "u1"}
+WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+
+
+@pytest.fixture
+def head(toys):
+    return extract_mesh(toys.head(), 1.0, resolution=40, threshold=50.0)[0]
+
+
+def parse_glb(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The JSON of a GLB and the arrays of its only primitive, from the specification and nothing else."""
+    data = path.read_bytes()
+    magic, version, length = struct.unpack_from("<4sII", data)
+    assert magic == b"glTF" and version == 2 and length == len(data)
+    json_length, kind = struct.unpack_from("<I4s", data, 12)
+    assert kind == b"JSON" and json_length % 4 == 0
+    tree = json.loads(data[20 : 20 + json_length])
+    binary_length, kind = struct.unpack_from("<I4s", data, 20 + json_length)
+    assert kind == b"BIN\0" and binary_length % 4 == 0
+    binary = data[28 + json_length :]
+    (mesh,) = tree["meshes"]
+    (primitive,) = mesh["primitives"]
+    arrays = {}
+    for name, index in {**primitive["attributes"], "indices": primitive["indices"]}.items():
+        accessor = tree["accessors"][index]
+        view = tree["bufferViews"][accessor["bufferView"]]
+        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+        assert start % 4 == 0
+        width = WIDTHS[accessor["type"]]
+        values = np.frombuffer(binary, DTYPES[accessor["componentType"]], accessor["count"] * width, start)
+        arrays[name] = values.reshape(-1, width) if width > 1 else values
+    return tree, arrays
+
+
+def test_glb_is_what_the_specification_asks_for(head, tmp_path):
+    tree, arrays = parse_glb(write_mesh(head, tmp_path / "head.glb"))
+    (primitive,) = tree["meshes"][0]["primitives"]
+    position = tree["accessors"][primitive["attributes"]["POSITION"]]
+    assert np.allclose(position["min"], arrays["POSITION"].min(0))
+    assert np.allclose(position["max"], arrays["POSITION"].max(0))
+    assert np.allclose(arrays["POSITION"], head.vertices, atol=1e-6)
+    assert np.allclose(np.linalg.norm(arrays["NORMAL"], axis=1), 1, atol=1e-5)
+    assert arrays["indices"].max() == len(head.vertices) - 1
+    color = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    assert color["componentType"] == 5123 and color["type"] == "VEC4" and color["normalized"] is True
+    material = tree["materials"][primitive["material"]]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
+    assert material["pbrMetallicRoughness"]["roughnessFactor"] == 1
+    assert material["doubleSided"] is False
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "COLOR_0"}
+    assert tree["scene"] == 0 and tree["scenes"][0]["nodes"]
+
+
+def test_glb_stands_upright_and_faces_front(head, tmp_path):
+    tree, arrays = parse_glb(write_mesh(head, tmp_path / "head.glb"))
+    for node in tree["nodes"]:
+        assert np.allclose(node.get("matrix", np.eye(4).T.flatten()), np.eye(4).flatten())
+        assert "rotation" not in node and "scale" not in node and "translation" not in node
+    linear = arrays["COLOR_0"][:, :3] / 65535
+    centre = {}
+    for name, channel in (("nose", 0), ("ear", 1), ("hat", 2)):
+        painted = linear[:, channel] - linear.sum(1) / 3 > 0.2
+        centre[name] = arrays["POSITION"][painted].mean(0)
+    assert centre["nose"][2] > 0.4 and np.abs(centre["nose"][:2]).max() < 0.05
+    assert centre["hat"][1] > 0.4 and np.abs(centre["hat"][[0, 2]]).max() < 0.05
+    assert centre["ear"][0] > 0.4 and np.abs(centre["ear"][1:]).max() < 0.05
+
+
+def test_glb_is_not_inside_out(head, tmp_path):
+    _, arrays = parse_glb(write_mesh(head, tmp_path / "head.glb"))
+    a, b, c = arrays["POSITION"][arrays["indices"].reshape(-1, 3)].astype(np.float64).transpose(1, 0, 2)
+    assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() > 0
+    winding = np.cross(b - a, c - a)
+    shading = arrays["NORMAL"][arrays["indices"].reshape(-1, 3)].sum(1)
+    assert (np.einsum("ij,ij->i", winding, shading) > 0).mean() > 0.999
+
+
+def test_glb_colours_are_linear_and_return_to_the_very_same_bytes(head, tmp_path):
+    _, arrays = parse_glb(write_mesh(head, tmp_path / "head.glb"))
+    stored = vertex_colors(head)
+    assert np.array_equal(np.round(linear_to_srgb(arrays["COLOR_0"][:, :3] / 65535) * 255), stored[:, :3])
+    assert (arrays["COLOR_0"][:, 3] == 65535).all()
+    # 0.6 in sRGB is 0.3185 in linear light: the grey must not be written as it stands.
+    grey = (stored[:, :3] == 153).all(1)
+    assert grey.any() and np.allclose(arrays["COLOR_0"][grey, :3] / 65535, 0.3185, atol=1e-3)
+
+
+def test_all_256_levels_survive_the_linear_16_bits():
+    levels = np.arange(256, dtype=np.uint8)
+    rgba = np.stack([levels, levels, levels, levels], -1)
+    linear = linear_color_16bit(rgba)
+    assert len(np.unique(linear[:, 0])) == 256
+    assert np.array_equal(np.round(linear_to_srgb(linear[:, 0] / 65535) * 255), levels)
+    assert np.array_equal(linear[:, 3], levels.astype(np.uint16) * 257)
+
+
+def test_srgb_curve_at_known_points():
+    assert srgb_to_linear(np.array([0.0, 0.04045, 0.5, 1.0])) == pytest.approx(
+        [0, 0.0031308, 0.2140411, 1], abs=1e-6
+    )
+    values = np.linspace(0, 1, 101)
+    assert np.allclose(linear_to_srgb(srgb_to_linear(values)), values, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["glb", "obj", "ply", "stl"])
+def test_trimesh_reads_back_the_same_solid(head, tmp_path, format):
+    path = write_mesh(head, tmp_path / "deep" / "folder" / f"head.{format}")
+    again = trimesh.load_mesh(path)
+    assert again.is_watertight and again.volume == pytest.approx(head.volume, rel=1e-4)
+    assert np.allclose(again.bounds, head.bounds, atol=1e-5)
+    if format in ("obj", "ply"):
+        again = trimesh.load_mesh(path, process=False)
+        assert np.allclose(again.vertices, head.vertices, atol=1e-6)
+        assert np.array_equal(vertex_colors(again)[:, :3], vertex_colors(head)[:, :3])
+
+
+def test_obj_has_srgb_colours_and_normals(head, tmp_path):
+    lines = write_mesh(head, tmp_path / "head.obj").read_text().splitlines()
+    vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], dtype=float)
+    assert vertices.shape == (len(head.vertices), 6)
+    assert np.allclose(vertices[:, 3:] * 255, vertex_colors(head)[:, :3], atol=1e-3)
+    assert sum(line.startswith("vn ") for line in lines) == len(head.vertices)
+    assert not any(line.startswith("mtllib") for line in lines)
+
+
+def test_ply_has_byte_colours(head, tmp_path):
+    header = write_mesh(head, tmp_path / "head.ply").read_bytes().split(b"end_header")[0]
+    assert b"property uchar red" in header and b"property float nx" in header
+
+
+def test_the_format_option_wins_over_the_ending(head, tmp_path):
+    path = write_mesh(head, tmp_path / "model.bin", format="STL")
+    assert trimesh.load_mesh(path, file_type="stl").is_watertight
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.fbx", None), ("a", None), ("a.glb", "dae")])
+def test_unknown_formats_list_the_known_ones(head, tmp_path, name, format):
+    with pytest.raises(OutputError, match="glb, obj, ply, stl"):
+        write_mesh(head, tmp_path / name, format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(head, tmp_path, monkeypatch):
+    path = tmp_path / "head.glb"
+    path.write_text("old")
+
+    def failing(mesh):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(formats.WRITERS, "glb", failing)
+    with pytest.raises(RuntimeError):
+        write_mesh(head, path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_disk_trouble_is_the_users_error(head, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_mesh(head, tmp_path / "file" / "head.glb")
+    (tmp_path / "folder.glb").mkdir()
+    with pytest.raises(OutputError, match="a folder"):
+        write_mesh(head, tmp_path / "folder.glb")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.glb"]
+
+
+def test_a_full_disk_leaves_nothing(head, tmp_path, monkeypatch):
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_mesh(head, tmp_path / "head.glb")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,214 @@
+"""The mesh against solids whose surface is known exactly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion.assets import mesh as mesh_module
+from dreamfusion.assets.formats import vertex_colors
+from dreamfusion.assets.mesh import extract_mesh, sample_density
+from dreamfusion.errors import ConfigError, NoSurfaceError
+
+CENTRE = (0.1, -0.05, 0.2)
+
+
+def test_a_ball_comes_out_at_its_centre_with_its_radius_far_below_a_cell(toys):
+    field = toys.Solid(toys.ball(0.5, CENTRE))
+    mesh, info = extract_mesh(field, 1.0, resolution=32, threshold=50.0)
+    distances = np.linalg.norm(mesh.vertices - CENTRE, axis=1)
+    cell = 2 / 32
+    assert np.abs(distances - 0.5).max() < 5e-3 * cell
+    # The faces cut the corners of the ball: chords of a cell's length lose about (cell / radius)^2 / 8 of the radius.
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.01)
+    assert np.allclose(mesh.bounds, np.array(CENTRE) + np.array([[-0.5], [0.5]]), atol=0.05 * cell)
+    assert info.vertices == len(mesh.vertices) and info.faces == len(mesh.faces)
+    assert info.density_range[0] < 1e-6 and info.density_range[1] == pytest.approx(100, abs=1e-3)
+
+
+@pytest.mark.parametrize("radius", [0.5, 1.0, 2.5])
+def test_world_coordinates_do_not_depend_on_the_scene_ball_or_resolution(toys, radius):
+    field = toys.Solid(toys.ball(0.3, (0.0, 0.1, 0.0)))
+    for resolution in (37, 64):
+        mesh, _ = extract_mesh(field, radius, resolution=resolution, threshold=50.0)
+        assert np.abs(np.linalg.norm(mesh.vertices - [0.0, 0.1, 0.0], axis=1) - 0.3).max() < 1e-3
+
+
+def test_each_axis_keeps_its_own_coordinate(toys):
+    mesh, _ = extract_mesh(toys.head(), 1.0, resolution=64, threshold=50.0)
+    low, high = mesh.bounds
+    assert np.allclose(high, [0.6, 0.7, 0.7], atol=0.01)  # ear on +X, hat on +Y, nose on +Z
+    assert np.allclose(low, [-0.4, -0.4, -0.4], atol=0.01)
+
+
+def test_normals_point_outwards(toys):
+    mesh, _ = extract_mesh(toys.Solid(toys.ball(0.5, CENTRE)), 1.0, resolution=32, threshold=50.0)
+    outward = (mesh.vertices - CENTRE) / 0.5
+    assert np.einsum("ij,ij->i", mesh.vertex_normals, outward).min() > 0.95
+    face_outward = mesh.triangles_center - CENTRE
+    assert np.einsum("ij,ij->i", mesh.face_normals, face_outward).min() > 0
+
+
+def test_an_inside_out_mesh_never_leaves(toys, monkeypatch):
+    marching_cubes = mesh_module.mcubes.marching_cubes
+
+    def inside_out(volume, level):
+        vertices, faces = marching_cubes(volume, level)
+        return vertices, faces[:, ::-1]
+
+    monkeypatch.setattr(mesh_module.mcubes, "marching_cubes", inside_out)
+    monkeypatch.setattr(mesh_module, "_keep_large_solids", lambda v, f, share: (v, f, 0, 0))
+    with pytest.raises(AssertionError, match="inside out"):
+        extract_mesh(toys.Solid(toys.ball(0.5)), 1.0, resolution=16, threshold=50.0)
+
+
+def test_what_leaves_the_scene_ball_is_closed_on_the_ball(toys):
+    field = toys.Solid(toys.box((2.0, 0.3, 2.0)))
+    mesh, _ = extract_mesh(field, 1.0, resolution=48, threshold=50.0)
+    assert mesh.is_watertight
+    distances = np.linalg.norm(mesh.vertices, axis=1)
+    assert distances.max() < 1 + 1e-3
+    on_wall = np.abs(mesh.vertices[:, 1]) < 0.25
+    assert np.abs(distances[on_wall] - 1).max() < 1e-3
+    h = 0.3
+    slab = 2 * math.pi * (h - h**3 / 3)
+    assert mesh.volume == pytest.approx(slab, rel=0.01)
+
+
+def test_rough_densities_give_a_closed_mesh_without_degenerate_faces(toys):
+    table = torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(3)) * 2
+
+    class Rough(toys.Solid):
+        def density(self, positions):
+            cells = ((positions + 1) / 2 * 24).long().clamp(0, 23)
+            return table[cells[:, 0], cells[:, 1], cells[:, 2]]
+
+    mesh, info = extract_mesh(Rough(toys.ball(1)), 1.0, resolution=40, threshold=1.0, min_component_share=0.0)
+    assert mesh.is_watertight and mesh.is_winding_consistent
+    assert info.cavities > 0
+    assert mesh.area_faces.min() > 0
+    assert len(np.unique(mesh.vertices, axis=0)) == len(mesh.vertices)
+    assert (np.sort(mesh.faces, 1)[:, :-1] != np.sort(mesh.faces, 1)[:, 1:]).all()
+
+
+def test_floaters_go_and_parts_stay(toys):
+    body, part, floater = toys.ball(0.5), toys.ball(0.2, (0.75, 0, 0)), toys.ball(0.07, (0, 0.8, 0))
+    field = toys.Solid(toys.union(body, part, floater), sharpness=200)
+    mesh, info = extract_mesh(field, 1.0, resolution=64, threshold=50.0)
+    # In volume the part is 6 % of the body and the floater 0.3 %.
+    assert info.floaters == 1 and len(mesh.split(only_watertight=False)) == 2
+    assert mesh.bounds[1][0] == pytest.approx(0.95, abs=0.01)
+    assert mesh.bounds[1][1] == pytest.approx(0.5, abs=0.01)
+    everything, info = extract_mesh(field, 1.0, resolution=64, threshold=50.0, min_component_share=0.0)
+    assert info.floaters == 0 and everything.bounds[1][1] == pytest.approx(0.87, abs=0.01)
+    alone, _ = extract_mesh(field, 1.0, resolution=64, threshold=50.0, min_component_share=0.5)
+    assert alone.bounds[1][0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_closed_hollows_are_filled(toys):
+    shell = toys.Solid(lambda p: 0.08 - (p.norm(dim=-1) - 0.5).abs(), sharpness=200)
+    mesh, info = extract_mesh(shell, 1.0, resolution=48, threshold=50.0)
+    assert info.cavities == 1
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.58**3, rel=0.01)
+
+
+def test_colours_are_the_albedo_at_the_vertices(toys):
+    mesh, _ = extract_mesh(toys.Solid(toys.ball(0.5, CENTRE)), 1.0, resolution=24, threshold=50.0)
+    expected = (mesh.vertices + 1) / 2 * 255
+    colours = vertex_colors(mesh)
+    assert colours.dtype == np.uint8 and (colours[:, 3] == 255).all()
+    assert np.abs(colours[:, :3] - expected).max() <= 0.5 + 1e-3
+
+
+def test_no_surface_says_the_range_and_the_threshold(toys):
+    field = toys.Solid(toys.ball(0.5))
+    with pytest.raises(NoSurfaceError, match=r"250.*range .* to 100"):
+        extract_mesh(field, 1.0, resolution=16, threshold=250.0)
+    constant = toys.Solid(lambda p: torch.zeros_like(p[:, 0]))
+    with pytest.raises(NoSurfaceError, match="50 to 50"):
+        extract_mesh(constant, 1.0, resolution=16, threshold=10.0)
+
+
+def test_densities_that_are_not_finite_are_an_error_and_no_hole(toys):
+    class Broken(toys.Solid):
+        def density(self, positions):
+            return torch.where(positions[:, 0] > 0.2, torch.nan, super().density(positions))
+
+    with pytest.raises(NoSurfaceError, match="not finite"):
+        extract_mesh(Broken(toys.ball(0.5)), 1.0, resolution=16, threshold=50.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resolution": 4},
+        {"resolution": 4096},
+        {"threshold": -1.0},
+        {"threshold": 0.0},
+        {"threshold": math.nan},
+        {"threshold": "best"},
+        {"min_component_share": 2.0},
+    ],
+)
+def test_options_out_of_range_are_refused_before_the_field_is_asked(toys, options):
+    field = toys.Solid(toys.ball(0.5))
+    with pytest.raises(ConfigError):
+        extract_mesh(field, 1.0, **{"resolution": 16, "threshold": 50.0, **options})
+    assert field.asked == 0
+
+
+def test_the_field_is_asked_in_bounded_blocks_and_never_outside_the_ball(toys, monkeypatch):
+    monkeypatch.setattr(mesh_module, "BLOCK", 1000)
+
+    class Watching(toys.Solid):
+        def density(self, positions):
+            assert len(positions) <= 1000
+            assert positions.norm(dim=-1).max() < 0.8 + 1e-6
+            return super().density(positions)
+
+    layers: list[int] = []
+    field = Watching(toys.ball(0.5))
+    in_blocks = sample_density(field, 0.8, 24, layers.append)
+    assert layers == list(range(1, 28))
+    monkeypatch.setattr(mesh_module, "BLOCK", 1 << 20)
+    at_once = sample_density(toys.Solid(toys.ball(0.5)), 0.8, 24)
+    assert np.allclose(in_blocks.sigmas, at_once.sigmas, rtol=1e-4)
+
+
+def test_the_same_field_gives_the_same_mesh(toys):
+    first, _ = extract_mesh(toys.head(), 1.0, resolution=32, threshold=50.0)
+    second, _ = extract_mesh(toys.head(), 1.0, resolution=32, threshold=50.0)
+    assert np.array_equal(first.vertices, second.vertices) and np.array_equal(first.faces, second.faces)
+
+
+def test_vertices_are_exact_where_density_is_far_from_linear(toys):
+    # A factor of a million over one cell: linear interpolation of the grid's densities would be off by half a cell.
+    class Steep(toys.Solid):
+        def density(self, positions):
+            return torch.exp(200 * self.inside(positions))
+
+    mesh, _ = extract_mesh(Steep(toys.ball(0.4, CENTRE)), 1.0, resolution=28, threshold=1.0)
+    assert np.abs(np.linalg.norm(mesh.vertices - CENTRE, axis=1) - 0.4).max() < 0.05 * 2 / 28
+
+
+@pytest.mark.parametrize("threshold", [50.0, "auto"])
+def test_progress_grows_to_its_total(toys, monkeypatch, threshold):
+    monkeypatch.setattr(mesh_module, "BLOCK", 1000)
+    seen: list[tuple[int, int]] = []
+    field = toys.Solid(toys.ball(0.5))
+    renderer = toys.SlowRenderer(field)
+    renderer.samples = 16
+    extract_mesh(
+        field,
+        1.0,
+        resolution=12,
+        threshold=threshold,
+        renderer=renderer,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    done, totals = [list(column) for column in zip(*seen, strict=True)]
+    assert done == sorted(done) and len(set(totals)) == 1 and done[-1] == totals[-1]
+    assert len(done) > 3
