@@ -50,8 +50,8 @@ class ClipJudge:
         """Images in [0, 1] as the model takes them: shorter side to `image_size`, centre cut out, normalised."""
         planes = images.permute(0, 3, 1, 2)
         height, width = planes.shape[-2:]
-        scale = self.image_size / min(height, width)
-        size = (round(height * scale), round(width * scale))
+        # Rounded down, as transformers' processors do.
+        size = tuple(self.image_size * side // min(height, width) for side in (height, width))
         if size != (height, width):
             smooth = self.resampling != "nearest-exact"
             options: dict[str, Any] = {"align_corners": False, "antialias": True} if smooth else {}
@@ -96,7 +96,7 @@ def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu"
                 hint="name another directory",
             )
     with quiet_libraries():
-        model = CLIPModel.from_pretrained(directory, local_files_only=True)
+        model: Any = CLIPModel.from_pretrained(directory, local_files_only=True)
         tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
     preprocessing = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
     return ClipJudge(model.to(device, torch.float32), tokenizer, preprocessing)

