@@ -32,7 +32,7 @@ class Noun:
 
 
 _NOUNS = (
-    Noun("peacock", animals.peacock, ("blue",), 1.0, 0.1, wears=True),
+    Noun("peacock", animals.peacock, ("blue",), 1.1, 0.1, wears=True),
     Noun("duck", animals.duck, ("yellow", "white"), 0.75, wears=True),
     Noun("cat", animals.cat, ("orange", "gray", "black", "brown"), 0.85, wears=True),
     Noun("dog", animals.dog, ("brown", "white", "black"), 0.9, wears=True),
@@ -48,7 +48,7 @@ _NOUNS = (
     Noun("owl", animals.owl, ("brown", "gray"), 0.8, 0.05, wears=True),
     Noun("snowman", animals.snowman, ("white",), 1.1, 0.05, wears=True),
     Noun("robot", animals.robot, ("gray",), 1.1, 0.1, wears=True),
-    Noun("surfboard", vehicles.surfboard, (), 1.75, 1.0),
+    Noun("surfboard", vehicles.surfboard, (), 1.65, 1.0),
     Noun("car", vehicles.car, (), 1.3, 0.8),
     Noun("truck", vehicles.truck, (), 1.5, 0.7),
     Noun("bus", vehicles.bus, ("yellow", "red"), 1.5, 0.7),

@@ -86,13 +86,17 @@ def jittered(rng: np.random.Generator, rgb: Rgb, amount: float = 0.05) -> Rgb:
 
 @dataclass(frozen=True)
 class Seat:
-    """Where another thing may rest: centre (x, z) and half sizes; `walled` seats take only what fits inside."""
+    """Where another thing may rest: centre (x, z) and half sizes.
+
+    A `wall` at the "back" or "front" (a chair's back, a mast) is kept clear of; what rests there may stick out a
+    little on the other side.
+    """
 
     x: float = 0.0
     z: float = 0.0
     half_x: float = 0.3
     half_z: float = 0.3
-    walled: bool = False
+    wall: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Builder:
     natural: bool = False
     seat: Seat | None = None
     head: Head | None = None
-    shelter: tuple[float, float, float] | None = None  # half x, half z, height of the room underneath
+    shelter: tuple[float, float, float, float] | None = None  # half x, half z, height, centre z of the room
     _kinds: list[int] = field(default_factory=list)
     _columns: list[tuple[float, ...]] = field(default_factory=list)
     _extras: list[tuple[float, ...]] = field(default_factory=list)

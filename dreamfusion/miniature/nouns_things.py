@@ -41,7 +41,7 @@ def chair(b: Builder) -> None:
         b.box((x * (w - leg), seat + back / 2, -w + leg), (leg, back / 2, leg), darker(b.main, 0.12))
     b.box((0, top - 0.13, -w + leg), (w, 0.15, 0.04), b.main)
     b.box((0, top - 0.40, -w + leg), (w, 0.06, 0.035), b.main)
-    b.seat = Seat(0, 0.09, w - 0.02, w - 0.10, walled=True)
+    b.seat = Seat(0, 0.09, w - 0.02, w - 0.10, wall="back")
 
 
 def table(b: Builder) -> None:
@@ -51,7 +51,7 @@ def table(b: Builder) -> None:
         for j in (-1, 1):
             b.box((i * (x - 0.09), h / 2, j * (z - 0.09)), (0.055, h / 2, 0.055), darker(b.main, 0.2))
     b.seat = Seat(0, 0, x, z)
-    b.shelter = (x - 0.16, z - 0.05, h - 0.07)
+    b.shelter = (x - 0.16, z - 0.05, h - 0.07, 0.0)
 
 
 def mushroom(b: Builder) -> None:
@@ -128,9 +128,9 @@ def mug(b: Builder) -> None:
 def hat(b: Builder) -> None:
     r, h = b.vary(0.30, 0.08), b.vary(0.42)
     b.cylinder((0, 0.03, 0), (r * 1.85, 0.03, r * 1.85), b.main)
-    b.cylinder((0, 0.06 + h / 2, 0), (r, h / 2, r), b.main, 1.05)
+    b.cylinder((0, 0.06 + h / 2, 0), (r, h / 2, r), b.main, 0.88)
     band = (0.75, 0.10, 0.12) if not (b.main[0] > 0.7 and b.main[1] < 0.3) else PAPER
-    b.cylinder((0, 0.13, 0), (r * 1.03, 0.06, r * 1.03), band)
+    b.cylinder((0, 0.13, 0), (r * 1.04, 0.06, r * 1.04), band, 0.96)
     b.seat = Seat(0, 0, r, r)
 
 
@@ -157,7 +157,7 @@ def sofa(b: Builder) -> None:
         b.box((side * x * 0.45, 0.58, -z + 0.18), (x * 0.41, 0.16, 0.06), tone, turn=(-8, 0, 0))
         for end in (-1, 1):
             b.cylinder((side * x * 0.9, 0.035, end * z * 0.8), (0.04, 0.04, 0.04), darker(WOOD, 0.5))
-    b.seat = Seat(0, 0.10, x * 0.85, z * 0.72, walled=True)
+    b.seat = Seat(0, 0.10, x * 0.85, z * 0.72, wall="back")
 
 
 def bed(b: Builder) -> None:
@@ -173,7 +173,7 @@ def bed(b: Builder) -> None:
     b.box((0, 0.355, -z * 0.46), (x * 0.985, 0.105, z * 0.07), lighter(b.main, 0.6))
     for side in (-1, 1):
         b.sphere((side * x * 0.48, 0.46, -z * 0.76), (x * 0.40, 0.085, 0.13), PAPER)
-    b.seat = Seat(0, 0.12, x * 0.95, z * 0.62)
+    b.seat = Seat(0, 0.12, x * 0.95, z * 0.70)
 
 
 def lamp(b: Builder) -> None:
@@ -205,7 +205,8 @@ def umbrella(b: Builder) -> None:
         a = math.radians(45 * k)
         b.sphere((r * math.sin(a), h, r * math.cos(a)), 0.028, tone)
     b.cone((0, h + 0.33, 0), 0.03, 0.14, STEEL)
-    b.shelter = (r * 0.85, r * 0.85, h - 0.02)
+    # In front of the pole.
+    b.shelter = (r * 0.75, r * 0.42, h - 0.02, r * 0.42 + 0.05)
     b.seat = Seat(0, 0, 0.25, 0.25)
 
 

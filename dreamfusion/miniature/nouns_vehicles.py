@@ -78,15 +78,15 @@ def boat(b: Builder) -> None:
     b.sphere((0, deck, 0), (x, 0.36, z), b.main, turn=(0, 0, 180), cut=0.0)
     b.cylinder((0, deck + 0.012, 0), (x * 1.02, 0.02, z * 1.02), lighter(b.main, 0.55))
     b.cylinder((0, deck + 0.03, 0), (x * 0.86, 0.02, z * 0.90), WOOD)
-    mast = 0.10
+    mast = 0.30 * z
     b.limb((0, deck, mast), (0, 1.55, mast), 0.028, 0.02, darker(WOOD, 0.3))
     # Two sails: triangles along the hull, flat cones.
     sail = PAPER if min(b.main) < 0.8 else (0.92, 0.87, 0.76)
-    b.put(2, (0, 1.02, mast - 0.27), (0.02, 0, 0), (0, 0.46, 0.22), (0, 0, 0.26), sail, 0.02, -2.0)
-    b.put(2, (0, 0.92, mast + 0.22), (0.02, 0, 0), (0, 0.36, -0.16), (0, 0, 0.18), sail, 0.02, -2.0)
+    b.put(2, (0, 1.02, mast - 0.20), (0.02, 0, 0), (0, 0.46, 0.16), (0, 0, 0.19), sail, 0.02, -2.0)
+    b.put(2, (0, 0.92, mast + 0.20), (0.02, 0, 0), (0, 0.36, -0.16), (0, 0, 0.18), sail, 0.02, -2.0)
     b.limb((0, 1.55, mast), (0, 1.66, mast), 0.012, 0.012, b.main)
     b.box((0, 1.63, mast - 0.08), (0.012, 0.04, 0.08), (0.85, 0.1, 0.1))
-    b.seat = Seat(0, -0.30, 0.26, 0.26)
+    b.seat = Seat(0, -0.45 * z, 0.30, 0.26 * z, wall="front")
 
 
 def airplane(b: Builder) -> None:

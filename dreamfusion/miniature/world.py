@@ -178,7 +178,7 @@ class _Placed:
     solids: Solids
     seat: Seat
     head: tuple[float, float, float, float] | None
-    shelter: tuple[float, float, float] | None
+    shelter: tuple[float, float, float, float] | None
     low: np.ndarray
     high: np.ndarray
 
@@ -219,9 +219,9 @@ def _placed(builder: Builder, size: float) -> _Placed:
 def _rescaled(p: _Placed, s: float) -> _Placed:
     return _Placed(
         p.solids.moved(_affine(s, (0.0, -s * float(p.low[1]), 0.0))),
-        Seat(p.seat.x * s, p.seat.z * s, p.seat.half_x * s, p.seat.half_z * s, p.seat.walled),
-        None if p.head is None else (p.head[0] * s, p.head[1] * s, p.head[2] * s, p.head[3] * s),
-        None if p.shelter is None else (p.shelter[0] * s, p.shelter[1] * s, p.shelter[2] * s),
+        Seat(p.seat.x * s, p.seat.z * s, p.seat.half_x * s, p.seat.half_z * s, p.seat.wall),
+        None if p.head is None else tuple(v * s for v in p.head),
+        None if p.shelter is None else tuple(v * s for v in p.shelter),
         (p.low - [0, p.low[1], 0]) * s,
         (p.high - [0, p.low[1], 0]) * s,
     )
@@ -270,17 +270,22 @@ def gap_below(upper: Solids, lower: Solids) -> float:
 def _on(upper: _Placed, lower: _Placed) -> Solids:
     seat, extent = lower.seat, upper.extent
     largest = float(lower.extent.max())
-    scale = float(np.clip(1.0, 0.55 * largest / extent.max(), 0.9 * largest / extent.max()))
-    room = min(2 * seat.half_x / float(extent[0]), 2 * seat.half_z / float(extent[2]))
-    scale = min(scale, room) if seat.walled else min(scale, max(1.9 * room, 0.5 * largest / extent.max()))
+    room_x, room_z = 2 * seat.half_x / float(extent[0]), 2 * seat.half_z / float(extent[2])
+    least, most = (share * largest / float(extent.max()) for share in (0.5, 0.9))
+    if seat.wall is None:
+        scale = min(float(np.clip(1.0, least, most)), max(1.9 * min(room_x, room_z), least))
+    else:
+        scale = min(1.25 * room_x, 1.35 * room_z, most)
     upper = _rescaled(upper, scale)
-    # What has no feet to speak of is centred by its outline, not by its origin.
-    above = float(lower.high[1] - upper.low[1]) + 1.0
-    raised = _shifted(upper, seat.x, above, seat.z)
+    z = seat.z
+    if seat.wall == "back":
+        z = max(z, seat.z - seat.half_z - float(upper.low[2]))
+    elif seat.wall == "front":
+        z = min(z, seat.z + seat.half_z - float(upper.high[2]))
+    raised = _shifted(upper, seat.x, float(lower.high[1]) + 1.0, z)
     gap = gap_below(raised, lower.solids)
-    if not math.isfinite(gap):
-        gap = 1.0
-    drop = gap + SINK * largest
+    # Past the seat altogether: at the height of the highest point.
+    drop = (gap if math.isfinite(gap) else 1.0) + SINK * largest
     return merge([raised.moved(_affine(1.0, (0.0, -drop, 0.0))), lower.solids])
 
 
@@ -300,12 +305,12 @@ def _next_to(first: _Placed, second: _Placed, rng: np.random.Generator) -> Solid
 def _under(lower: _Placed, upper: _Placed) -> Solids:
     if upper.shelter is None:
         return _on(upper, lower)
-    half_x, half_z, height = upper.shelter
+    half_x, half_z, height, z = upper.shelter
     extent = lower.extent
-    scale = min(2 * half_x / extent[0], 2.4 * half_z / extent[2], height * 0.94 / extent[1])
+    scale = min(2 * half_x / extent[0], 2.1 * half_z / extent[2], height * 0.94 / extent[1])
     lower = _rescaled(lower, float(scale))
     centre = (lower.low + lower.high) / 2
-    return merge([_shifted(lower, -float(centre[0]), 0.0, -float(centre[2])), upper.solids])
+    return merge([_shifted(lower, -float(centre[0]), 0.0, z - float(centre[2])), upper.solids])
 
 
 def _wearing(wearer: _Placed, hat: _Placed) -> Solids:
