@@ -55,7 +55,7 @@ def latest(folder: Path) -> Path:
     if not found:
         raise CheckpointMissingError(
             f"{folder.parent} has no checkpoint yet",
-            hint="continue it with `dreamfusion resume`, or choose another run (`dreamfusion runs` lists them)",
+            hint="wait for its first one, or choose another run (`dreamfusion runs` lists them)",
         )
     return found[-1]
 

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dreamfusion.config import ExperimentConfig
+from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError
 from dreamfusion.runs import checkpoint, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
@@ -106,17 +105,9 @@ class RunDirectory:
         """The configuration that the run was started with.
 
         Raises:
-            ConfigError: the file was damaged or belongs to another version.
+            ConfigError: the file was damaged or belongs to another version; the message names it.
         """
-        try:
-            content = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-            return ExperimentConfig.model_validate(content)
-        except (OSError, yaml.YAMLError, ValueError) as error:
-            raise ConfigError(
-                f"{self.config_path} cannot be read",
-                got=" ".join(str(error).split())[:300],
-                hint="restore the file, or start a new run with `dreamfusion train`",
-            ) from error
+        return load_config(self.config_path)
 
     def manifest(self) -> dict[str, Any]:
         return manifest.read(self.manifest_path)
@@ -201,8 +192,7 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
         number, reserved = _reserve(output_root)
         try:
             path = output_root / f"{number:04d}-{slug(name or config.prompt)}"
-            dumped = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            write_atomically(reserved / "config.yaml", dumped.encode())
+            write_atomically(reserved / "config.yaml", dump_config(config).encode())
             write_json(
                 reserved / "manifest.json", manifest.new_manifest(path.name, config.prompt, config.seed)
             )

@@ -1,30 +1,8 @@
-"""Which device a run is computed on."""
+"""What a device is called, when it is done, and how much memory it took."""
 
 from __future__ import annotations
 
 import torch
-
-from dreamfusion.errors import DeviceError
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`: "cpu", "cuda" (also "cuda:1"), "mps", or "auto" for the first of cuda, mps, cpu there is.
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _is_there(kind)))
-    kind, _, index = name.partition(":")
-    beyond = kind == "cuda" and index.isdecimal() and int(index) >= torch.cuda.device_count()
-    if not _is_there(kind) or beyond or (index and not index.isdecimal()):
-        there = [kind for kind in ("cpu", "cuda", "mps") if _is_there(kind)]
-        raise DeviceError(
-            f"device {name!r} is not there",
-            expected=" or ".join(there),
-            hint="leave --device out to take the best one, or see `dreamfusion doctor`",
-        )
-    return torch.device(name)
 
 
 def describe_device(device: torch.device) -> str:
@@ -56,15 +34,3 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _is_there(kind: str) -> bool:
-    match kind:
-        case "cpu":
-            return True
-        case "cuda":
-            return torch.cuda.is_available()
-        case "mps":
-            return torch.backends.mps.is_available()
-        case _:
-            return False

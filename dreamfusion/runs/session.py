@@ -1,0 +1,245 @@
+"""Working on a run: train, write down what happens, stop when asked, and go on later as if nothing had been.
+
+At any moment the directory can be resumed: metrics reach the disk before the checkpoint that they lead up to, the checkpoint
+appears whole, and only then an older one goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import CheckpointCorruptError, CollapseError, DreamfusionError
+from dreamfusion.runs import checkpoint, lock, manifest
+from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.runs.files import output_errors, write_atomically
+from dreamfusion.runs.metrics import MetricsWriter
+from dreamfusion.training.devices import describe_device
+from dreamfusion.training.trainer import StepMetrics, Trainer
+
+_log = logging.getLogger("dreamfusion")
+
+
+class Observer:
+    """Told of what happens in a session; every method may be overridden, none has to be."""
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        """A step is done, of `steps` in all."""
+
+    def on_preview(self, path: Path) -> None:
+        """A preview was written."""
+
+    def on_checkpoint(self, path: Path) -> None:
+        """A checkpoint was written."""
+
+    def on_notice(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session ended.
+
+    Attributes:
+        status: "finished", or "stopped" because it was asked to.
+        step: optimiser iterations done, of `steps`.
+        checkpoint: the newest one.
+        seconds: that this session took, loading included.
+        resume_command: what goes on from here.
+    """
+
+    status: Literal["finished", "stopped"]
+    step: int
+    steps: int
+    checkpoint: Path
+    seconds: float
+    resume_command: str
+
+
+def run_training(
+    run: RunDirectory,
+    config: ExperimentConfig,
+    device: str = "cpu",
+    *,
+    resume: bool = False,
+    command: Sequence[str] | None = None,
+    observer: Observer | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    make_trainer: Callable[[ExperimentConfig, str], Trainer] = Trainer,
+) -> Outcome:
+    """Train `run` to its last step, or until `stop` says so.
+
+    Args:
+        run: where everything is written; no other process may be working on it.
+        config: the resolved configuration, as it lies in the run.
+        device: where to compute, already chosen ("cpu", "cuda", ...).
+        resume: go on from the newest checkpoint, or from the start if there is none yet; False starts afresh.
+        command: the words of the command line, for the manifest; this process's own by default.
+        observer: told of steps, previews and checkpoints.
+        stop: asked after each step; on True the state is saved and the session ends.
+        make_trainer: from configuration and device to a trainer.
+
+    Raises:
+        ValueError: a fresh start in a run that has checkpoints.
+        CheckpointCorruptError: the newest checkpoint cannot be used; the message names an older one.
+        CollapseError: the scene can no longer become an object.
+        OutputError: the disk is full or not writable, or another process works on the run.
+    """
+    if not resume and checkpoint.listing(run.checkpoints):
+        raise ValueError(f"{run.path} has checkpoints: resume it, or create another run")
+    session = _Session(run, config, observer or Observer(), time.monotonic())
+    with lock.held(run.lock_path), _logging_to(run.log_path), _state_on_failure(session):
+        saved = session.newest_checkpoint() if resume else None
+        run.write_state("running", saved.step if saved else 0)
+        session.trainer = trainer = make_trainer(config, device)
+        if saved is not None:
+            saved.restore(trainer)
+        words = list(sys.argv if command is None else command)
+        manifest.add_session(run.manifest_path, words, describe_device(trainer.device), trainer.step)
+        _log.info("%s on %s from step %d", shlex.join(words), describe_device(trainer.device), trainer.step)
+        with MetricsWriter(run.metrics_path, trainer.step) as metrics:
+            return session.loop(trainer, metrics, stop)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint in memory, read before any weight of the guidance is."""
+
+    path: Path
+    tensors: dict[str, Any]
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return checkpoint.step_of(self.path)
+
+    def restore(self, trainer: Trainer) -> None:
+        try:
+            trainer.load_state_dict(self.tensors, self.meta)
+        except CheckpointCorruptError as error:
+            raise CheckpointCorruptError(
+                f"{self.path}: {error.what}", got=error.got, hint=error.hint
+            ) from error
+
+
+class _Session:
+    def __init__(
+        self, run: RunDirectory, config: ExperimentConfig, observer: Observer, started: float
+    ) -> None:
+        self.run, self.config, self.observer, self.started = run, config, observer, started
+        self.trainer: Trainer | None = None
+
+    @property
+    def step(self) -> int:
+        return 0 if self.trainer is None else self.trainer.step
+
+    def newest_checkpoint(self) -> _Saved | None:
+        found = checkpoint.listing(self.run.checkpoints)
+        if not found:
+            self._notice(f"{self.run.path} has no checkpoint yet: it starts again from step 0")
+            return None
+        return _Saved(found[-1], *checkpoint.load(found[-1]))
+
+    def loop(self, trainer: Trainer, metrics: MetricsWriter, stop: Callable[[], bool]) -> Outcome:
+        settings = self.config.training
+        while trainer.step < settings.steps and not stop():
+            told = trainer.train_step()
+            metrics.write(told.as_dict())
+            if told.skipped:
+                _log.warning("step %d skipped: a gradient was not finite", told.step)
+            last = told.step >= settings.steps
+            if last or told.step % settings.preview_every == 0:
+                self._preview(trainer, told)
+            if not last and told.step % settings.checkpoint_every == 0:
+                self._save(trainer, metrics)
+            self.observer.on_step(told, settings.steps)
+        newest = self._save(trainer, metrics)
+        status = "finished" if trainer.step >= settings.steps else "stopped"
+        self.run.write_state(status, trainer.step)
+        outcome = Outcome(
+            status=status,
+            step=trainer.step,
+            steps=settings.steps,
+            checkpoint=newest,
+            seconds=time.monotonic() - self.started,
+            resume_command=shlex.join(["dreamfusion", "resume", str(self.run.path)]),
+        )
+        _log.info("%s at step %d after %.0f s", outcome.status, outcome.step, outcome.seconds)
+        return outcome
+
+    def _save(self, trainer: Trainer, metrics: MetricsWriter) -> Path:
+        path = checkpoint.path_for(self.run.checkpoints, trainer.step)
+        if path in checkpoint.listing(self.run.checkpoints):  # nothing was done since
+            return path
+        metrics.sync()
+        checkpoint.save(path, *trainer.state_dict())
+        checkpoint.prune(self.run.checkpoints, self.config.training.keep_checkpoints)
+        self.run.write_state("running", trainer.step)
+        _log.info("checkpoint %s", path.name)
+        self.observer.on_checkpoint(path)
+        return path
+
+    def _preview(self, trainer: Trainer, told: StepMetrics) -> None:
+        path = self.run.previews / f"{told.step:06d}.png"
+        with output_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomically(path, trainer.preview_png())
+        _log.info(
+            "step %d: sds gradient norm %.3g, opacity %.3f, %.2f it/s, skipped %d",
+            told.step,
+            told.sds_gradient_norm,
+            told.opacity,
+            told.cost.steps_per_second,
+            told.skipped_steps,
+        )
+        self.observer.on_preview(path)
+
+    def _notice(self, text: str) -> None:
+        _log.info(text)
+        self.observer.on_notice(text)
+
+
+@contextlib.contextmanager
+def _state_on_failure(session: _Session) -> Iterator[None]:
+    """Leave a word of what went wrong in the run; the error itself goes on its way."""
+    try:
+        yield
+    except BaseException as error:
+        match error:
+            case CollapseError():
+                status = "collapsed"
+            case KeyboardInterrupt():
+                status = "stopped"
+            case _:
+                status = "failed"
+        if isinstance(error, DreamfusionError | KeyboardInterrupt):
+            _log.error("%s: %s", status, error or type(error).__name__)
+        else:
+            _log.exception("failed")
+        with contextlib.suppress(DreamfusionError):  # the disk may be what failed
+            session.run.write_state(status, session.step, str(error) or type(error).__name__)
+        raise
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    with output_errors(path):
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = _log.level
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(before)
+        handler.close()
