@@ -38,6 +38,8 @@ from dreamfusion.miniature.world import (
 
 RESOLUTION = 64
 BATCH = 16
+# Putting a scene together costs as much as its picture: each is seen twice, with other light and background.
+VIEWS_PER_SCENE = 2
 FLAT_SHARE = 0.25
 AMBIENT = (0.35, 0.65)
 LIGHT_JITTER = 1.0
@@ -122,17 +124,20 @@ def render_specs(
     rng: np.random.Generator,
     cameras: Cameras | None = None,
     device: torch.device | str = "cpu",
+    views_per_scene: int = 1,
 ) -> tuple[np.ndarray, Cameras]:
-    """One picture of each scene, with its own proportions, light and background, as the data has them.
+    """Pictures of each scene, with its own proportions, light and background, as the data has them.
 
-    Returns uint8 images "n h w 3" and the cameras (random ones unless given).
+    Returns uint8 images "n h w 3" and the n cameras (random ones unless given), n = scenes * views_per_scene with the
+    views of a scene side by side.
     """
-    cameras = cameras or random_views(rng, len(specs))
+    cameras = cameras or random_views(rng, len(specs) * views_per_scene)
     scenes, backgrounds = [], []
     for spec in specs:
         scene = compose(spec, rng)
-        scenes.append(scene.solids)
-        backgrounds.append(random_background(rng, scene.colors, cameras.height))
+        for _ in range(views_per_scene):
+            scenes.append(scene.solids)
+            backgrounds.append(random_background(rng, scene.colors, cameras.height))
     lights = random_lights(rng, cameras)
     on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
     background = torch.from_numpy(np.stack(backgrounds)).to(device)
@@ -147,11 +152,11 @@ def make_shard(
     path = Path(path)
     rng = np.random.default_rng([WORLD_VERSION, seed, 0 if split == "train" else 1])
     images, specs, azimuths, elevations = [], [], [], []
-    for start in range(0, count, BATCH):
-        batch = [sample_spec(rng, split) for _ in range(min(BATCH, count - start))]
-        rendered, cameras = render_specs(batch, rng, device=device)
+    for _ in range(0, count, BATCH):
+        batch = [sample_spec(rng, split) for _ in range(BATCH // VIEWS_PER_SCENE)]
+        rendered, cameras = render_specs(batch, rng, device=device, views_per_scene=VIEWS_PER_SCENE)
         images.append(rendered)
-        specs += [spec.to_json() for spec in batch]
+        specs += [spec.to_json() for spec in batch for _ in range(VIEWS_PER_SCENE)]
         azimuths.append(cameras.azimuth_deg.numpy())
         elevations.append(cameras.elevation_deg.numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +164,10 @@ def make_shard(
     with temporary.open("wb") as file:
         np.savez(
             file,
-            images=np.concatenate(images),
-            specs=np.array(specs),
-            azimuth_deg=np.concatenate(azimuths),
-            elevation_deg=np.concatenate(elevations),
+            images=np.concatenate(images)[:count],
+            specs=np.array(specs[:count]),
+            azimuth_deg=np.concatenate(azimuths)[:count],
+            elevation_deg=np.concatenate(elevations)[:count],
         )
     temporary.replace(path)
     return path

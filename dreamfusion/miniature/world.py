@@ -167,10 +167,11 @@ def sample_spec(rng: np.random.Generator, split: Split = "train") -> SceneSpec:
 
 @dataclass(frozen=True)
 class Composition:
-    """A built scene and the main colours of its things."""
+    """A built scene, the main colours of its things, and how many of its solids belong to each, in order."""
 
     solids: Solids
     colors: tuple[Rgb, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass
@@ -267,7 +268,7 @@ def gap_below(upper: Solids, lower: Solids) -> float:
     return float(gaps.min()) if len(gaps) else math.inf
 
 
-def _on(upper: _Placed, lower: _Placed) -> Solids:
+def _on(upper: _Placed, lower: _Placed) -> tuple[Solids, Solids]:
     seat, extent = lower.seat, upper.extent
     largest = float(lower.extent.max())
     room_x, room_z = 2 * seat.half_x / float(extent[0]), 2 * seat.half_z / float(extent[2])
@@ -286,10 +287,10 @@ def _on(upper: _Placed, lower: _Placed) -> Solids:
     gap = gap_below(raised, lower.solids)
     # Past the seat altogether: at the height of the highest point.
     drop = (gap if math.isfinite(gap) else 1.0) + SINK * largest
-    return merge([raised.moved(_affine(1.0, (0.0, -drop, 0.0))), lower.solids])
+    return raised.moved(_affine(1.0, (0.0, -drop, 0.0))), lower.solids
 
 
-def _next_to(first: _Placed, second: _Placed, rng: np.random.Generator) -> Solids:
+def _next_to(first: _Placed, second: _Placed, rng: np.random.Generator) -> tuple[Solids, Solids]:
     a, b = float(first.extent.max()), float(second.extent.max())
     first = _rescaled(first, float(np.clip(1.0, 0.55 * b / a, b / a / 0.55)))
     gap = rng.uniform(0.05, 0.14) * max(a, b)
@@ -299,26 +300,28 @@ def _next_to(first: _Placed, second: _Placed, rng: np.random.Generator) -> Solid
     else:
         x = float(second.low[0] - first.high[0]) - gap
     z = rng.uniform(-0.08, 0.08) * max(a, b)
-    return merge([_shifted(first, x, 0.0, z), second.solids])
+    return _shifted(first, x, 0.0, z), second.solids
 
 
-def _under(lower: _Placed, upper: _Placed) -> Solids:
+def _under(lower: _Placed, upper: _Placed) -> tuple[Solids, Solids]:
     if upper.shelter is None:
-        return _on(upper, lower)
+        above, below = _on(upper, lower)
+        return below, above
     half_x, half_z, height, z = upper.shelter
     extent = lower.extent
     scale = min(2 * half_x / extent[0], 2.1 * half_z / extent[2], height * 0.94 / extent[1])
     lower = _rescaled(lower, float(scale))
     centre = (lower.low + lower.high) / 2
-    return merge([_shifted(lower, -float(centre[0]), 0.0, z - float(centre[2])), upper.solids])
+    return _shifted(lower, -float(centre[0]), 0.0, z - float(centre[2])), upper.solids
 
 
-def _wearing(wearer: _Placed, hat: _Placed) -> Solids:
+def _wearing(wearer: _Placed, hat: _Placed) -> tuple[Solids, Solids]:
     if wearer.head is None:
-        return _on(hat, wearer)
+        above, below = _on(hat, wearer)
+        return below, above
     x, y, z, radius = wearer.head
     hat = _rescaled(hat, 3.1 * radius / float(hat.extent[0]))
-    return merge([_shifted(hat, x, y - 0.42 * radius, z), wearer.solids])
+    return wearer.solids, _shifted(hat, x, y - 0.42 * radius, z)
 
 
 def compose(spec: SceneSpec, rng: np.random.Generator) -> Composition:
@@ -328,17 +331,19 @@ def compose(spec: SceneSpec, rng: np.random.Generator) -> Composition:
         builder = sculpt(thing.noun, _color_of(thing, rng), rng, natural=thing.color is None)
         colors.append(builder.main)
         things.append(_placed(builder, NOUNS[thing.noun].size))
+    parts: tuple[Solids, ...]
     if spec.relation is None:
-        solids = things[0].solids
+        parts = (things[0].solids,)
     elif spec.relation == "on":
-        solids = _on(*things)
+        parts = _on(things[0], things[1])
     elif spec.relation == "under":
-        solids = _under(*things)
+        parts = _under(things[0], things[1])
     elif spec.relation == "wearing":
-        solids = _wearing(*things)
+        parts = _wearing(things[0], things[1])
     else:
-        solids = _next_to(things[0], things[1], rng)
-    return Composition(_normalised(solids, rng.uniform(0.93, 1.0)), tuple(colors))
+        parts = _next_to(things[0], things[1], rng)
+    solids = _normalised(merge(parts), rng.uniform(0.93, 1.0))
+    return Composition(solids, tuple(colors), tuple(len(part) for part in parts))
 
 
 def _normalised(solids: Solids, fill: float) -> Solids:
