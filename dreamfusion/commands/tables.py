@@ -61,15 +61,12 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def print_presets() -> None:
-    """Each preset's name and the first sentence of its file."""
+    """Each preset's name and the first line of its file."""
     presets = []
     for name in config_files.preset_names():
         path = config_files.presets_directory() / f"{name}.yaml"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        opening = [
-            line.removeprefix("#").strip() for line in lines[: next(i for i, x in enumerate(lines) if not x)]
-        ]
-        presets.append((name, " ".join(opening).partition(". ")[0].rstrip(".")))
+        first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+        presets.append((name, first_line.removeprefix("#").strip().rstrip(".")))
         event(name=name, path=path, description=presets[-1][1])
     if sys.stdout.isatty():
         print_table([("preset", "for"), *presets])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -10,15 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError
-from dreamfusion.progress import Bar, busy, event, interactive, notice, result
+from dreamfusion.progress import Bar, busy, event, notice, result
+from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from dreamfusion.runs.session import Outcome
+    from dreamfusion.training.trainer import StepMetrics
 
 REPORT_EVERY_S = 10.0
 
@@ -79,7 +85,10 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
     config = run.config()
     if device is not None:
         config = config.model_copy(update={"device": device})
-    run.latest_checkpoint()
+    done = max((checkpoint.step_of(path) for path in checkpoint.listing(run.checkpoints)), default=0)
+    if done >= config.training.steps:
+        result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
+        return
     _check_model(config)
     from dreamfusion.doctor import choose_device
 
@@ -96,7 +105,7 @@ def _config(request: TrainRequest, prompt: str) -> ExperimentConfig:
     _fits_some_preset(request.overrides, options)
     name, model, reason = choose_preset(_said(request, "device") or "auto")
     other = "stable-diffusion" if name == "miniature" else "miniature"
-    notice(f"preset {name}: {reason} (choose otherwise with --config {other})")
+    notice(f"preset {name}: {reason}; another: --config {other}")
     if model is not None and _said(request, "guidance.model") is None:
         options["guidance.model"] = model
     return load_config(name, request.overrides, options)
@@ -124,15 +133,15 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
     from dreamfusion.doctor import why_no_cuda
 
     if device not in ("auto", "cuda"):
-        return "miniature", None, f"--device {device} is too slow for Stable Diffusion"
+        return "miniature", None, f"the device is to be {device}"
     why_not = why_no_cuda()
     if why_not is not None:
-        return "miniature", None, f"no CUDA device, {why_not}"
+        return "miniature", None, why_not
     from dreamfusion.guidance.models import available_stable_diffusion
 
     model = available_stable_diffusion() or available_stable_diffusion(probe_hub=True)
     if model is None:
-        return "miniature", None, "Stable Diffusion is neither in the cache nor within reach"
+        return "miniature", None, "no Stable Diffusion in the cache or within reach"
     return "stable-diffusion", model, f"a CUDA device and {model} are there"
 
 
@@ -163,11 +172,64 @@ def print_plan(config: ExperimentConfig) -> None:
 
 
 def _train(run: RunDirectory, config: ExperimentConfig, device: str, resume: bool) -> None:
-    from dreamfusion.runs.session import run_training
-
     notice(f"run {run.path} on {device}")
-    event(event="started", run=run.path, prompt=config.prompt, device=device, steps=config.training.steps)
-    raise NotImplementedError(run_training)
+    from dreamfusion.runs.session import Observer, run_training
+    from dreamfusion.training.trainer import Trainer
+
+    def load(config: ExperimentConfig, device: str) -> Trainer:
+        event(event="started", run=run.path, prompt=config.prompt, device=device, steps=config.training.steps)
+        with busy(f"loading {config.guidance.model}"):
+            return Trainer(config, device)
+
+    class Shown(Observer):
+        def on_step(self, metrics: StepMetrics, steps: int) -> None:
+            bar(metrics.step, steps, _shown(metrics))
+
+        def on_preview(self, path: Path) -> None:
+            event(event="preview", path=path)
+
+        def on_notice(self, text: str) -> None:
+            notice(text)
+
+    with interruptible() as stop, Bar("train", report_every_s=REPORT_EVERY_S) as bar:
+        outcome = run_training(
+            run, config, device, resume=resume, observer=Shown(), stop=stop.is_set, make_trainer=load
+        )
+    _tell(run, outcome)
+    if outcome.status == "stopped":
+        raise KeyboardInterrupt
+
+
+def _shown(metrics: StepMetrics) -> dict[str, float | str]:
+    """What means something while one waits; the surrogate loss does not."""
+    numbers: dict[str, float | str] = {"grad": metrics.sds_gradient_norm, "opacity": metrics.opacity}
+    if metrics.cost.peak_memory_mb is not None:
+        numbers["mem"] = f"{metrics.cost.peak_memory_mb / 1024:.1f}G"
+    if metrics.skipped_steps:
+        numbers["skipped"] = metrics.skipped_steps
+    return numbers
+
+
+def _tell(run: RunDirectory, outcome: Outcome) -> None:
+    where = shlex.quote(str(run.path))
+    if outcome.status == "finished":
+        sentence = (
+            f"{run.path}  {outcome.step} steps in {outcome.seconds:.0f} s\n"
+            f"next: dreamfusion export {where} --mesh\n"
+            f"      dreamfusion render {where} --video"
+        )
+    else:
+        sentence = f"stopped and saved at step {outcome.step} of {outcome.steps}; go on with:\n{outcome.resume_command}"
+    result(
+        sentence,
+        event=outcome.status,
+        run=run.path,
+        step=outcome.step,
+        steps=outcome.steps,
+        checkpoint=outcome.checkpoint,
+        seconds=round(outcome.seconds, 1),
+        resume=outcome.resume_command if outcome.status == "stopped" else None,
+    )
 
 
 @contextmanager
@@ -179,9 +241,7 @@ def interruptible() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        sys.stderr.write(
-            "\nfinishing the step and saving; Ctrl-C again to leave at once\n" if interactive() else ""
-        )
+        sys.stderr.write("\nfinishing the step and saving; Ctrl-C again to leave at once\n")
 
     # Only the main thread may take signals; elsewhere (tests, notebooks) Ctrl-C is somebody else's.
     if threading.current_thread() is not threading.main_thread():

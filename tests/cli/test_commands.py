@@ -1,0 +1,263 @@
+"""What the commands do when nothing is wrong, up to but without a frozen model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamfusion import __version__
+from dreamfusion.commands import train
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.config_files import dump_config, load_config, parse_yaml
+from dreamfusion.runs.directory import RunDirectory
+
+Call = Callable[..., Any]
+COMMANDS = ["train", "resume", "export", "render", "sample", "runs", "config", "doctor"]
+
+
+def test_help_names_every_command_in_80_columns(dreamfusion: Call) -> None:
+    answer = dreamfusion("--help")
+    assert answer.code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "config show"])
+def test_each_command_explains_itself(dreamfusion: Call, command: str) -> None:
+    answer = dreamfusion(*command.split(), "-h")
+    assert answer.code == 0 and "Usage:" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys, atexit, dreamfusion.cli as cli\n"
+        "heavy = ('torch', 'numpy', 'yaml', 'rich', 'tqdm', 'diffusers')\n"
+        "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr))\n"
+        f"sys.argv[1:] = {words!r}\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_version(dreamfusion: Call) -> None:
+    assert dreamfusion("--version").out == f"dreamfusion {__version__}\n"
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamfusion", "train", ""], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 10
+    assert done.stderr.startswith("error: the prompt is empty") and done.stderr.count("\n") == 1
+
+
+# -------------------------------------------------------------------------------------------------- config
+
+
+def test_config_show_prints_a_config_that_loads(dreamfusion: Call, tmp_path: Path) -> None:
+    answer = dreamfusion("config", "show", "paper", "--set", "training.steps=5")
+    assert answer.code == 0 and answer.err == ""
+    (tmp_path / "mine.yaml").write_text(answer.out)
+    assert load_config("mine.yaml") == load_config("paper", ["training.steps=5"])
+
+
+def test_config_show_lists_the_presets(dreamfusion: Call) -> None:
+    events = dreamfusion("config", "show").events
+    assert [line["name"] for line in events] == ["miniature", "paper", "stable-diffusion"]
+    assert all(15 < len(line["description"]) <= 64 for line in events)
+
+
+# ------------------------------------------------------------------------------------------------- dry run
+
+
+def test_a_dry_run_prints_the_config_and_the_modules_and_makes_nothing(
+    dreamfusion: Call, husk: Path, tmp_path: Path
+) -> None:
+    words = [
+        "--model",
+        husk,
+        "--steps",
+        "5",
+        "--seed",
+        "9",
+        "--device",
+        "cpu",
+        "--set",
+        "scene.field.features=2",
+    ]
+    answer = dreamfusion("train", "  a  red duck ", "--config", "miniature", "--dry-run", *words)
+    assert answer.code == 0
+    # The table is a comment, so the whole is a config file.
+    config = ExperimentConfig.model_validate(parse_yaml(answer.out, "dry run"))
+    assert (config.prompt, config.seed, config.training.steps) == ("a red duck", 9, 5)
+    assert "64x64" in answer.out or "64" in answer.out
+    total = int(answer.out.splitlines()[-1].split()[-1].replace(",", ""))
+    assert total > 2 * (16**3 + 32**3 + 64**3)
+    assert [path.name for path in tmp_path.iterdir()] == ["husk"]
+
+
+def test_the_choice_of_a_preset_is_told(
+    dreamfusion: Call, husk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion import doctor
+
+    monkeypatch.setattr(doctor, "why_no_cuda", lambda: "no NVIDIA driver was found")
+    answer = dreamfusion("train", "a duck", "--model", husk, "--dry-run")
+    assert answer.err == "preset miniature: no NVIDIA driver was found; another: --config stable-diffusion\n"
+    assert load_config(None).guidance.model == "miniature"
+    assert parse_yaml(answer.out, "")["scene"]["field"]["kind"] == "grids"
+
+
+def test_a_gpu_and_a_cached_model_choose_stable_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamfusion import doctor
+    from dreamfusion.guidance import models
+
+    monkeypatch.setattr(doctor, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(models, "available_stable_diffusion", lambda probe_hub=False: "sd-1.5")
+    name, model, _ = train.choose_preset("auto")
+    assert (name, model) == ("stable-diffusion", "sd-1.5")
+    assert train.choose_preset("cpu")[0] == "miniature"
+    monkeypatch.setattr(models, "available_stable_diffusion", lambda probe_hub=False: None)
+    assert train.choose_preset("cuda")[0] == "miniature"
+
+
+def test_the_models_own_choice_gives_way_to_the_users(husk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "choose_preset", lambda device: ("stable-diffusion", "sd-1.5", "so"))
+
+    def model(overrides: tuple[str, ...], options: dict[str, Any]) -> str:
+        request = train.TrainRequest("a duck", None, overrides, options, Path("o"), None, False)
+        return train._config(request, "a duck").guidance.model
+
+    assert model((), {"guidance.model": None}) == "sd-1.5"
+    assert model((), {"guidance.model": "sd-2.1"}) == "sd-2.1"
+    assert model(("guidance.model=sd-2.1",), {"guidance.model": None}) == "sd-2.1"
+
+
+# ----------------------------------------------------------------------------------------------------- runs
+
+
+def test_runs_lists_json_lines(dreamfusion: Call, fresh_run: RunDirectory) -> None:
+    (line,) = dreamfusion("runs").events
+    assert (line["number"], line["prompt"], line["status"]) == (1, "a red duck", "created")
+    assert Path(line["path"]) == Path("outputs") / fresh_run.path.name
+    assert line["has_checkpoint"] is False
+
+
+def test_no_runs_is_no_mistake(dreamfusion: Call) -> None:
+    assert dreamfusion("runs") == type(dreamfusion("runs"))(0, "", "")
+
+
+def test_export_says_which_run_it_took_and_where_the_mesh_is(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory
+) -> None:
+    answer = dreamfusion("export", "--mesh", "--resolution", "16")
+    assert answer.code == 0, answer.err
+    assert answer.err == f"run outputs/{run_with_checkpoint.path.name}\n"
+    (line,) = answer.events
+    assert line["event"] == "mesh" and line["faces"] > 50
+    assert Path(line["path"]).read_bytes()[:4] == b"glTF"
+    assert Path(line["path"]).stat().st_size == line["bytes"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["1", "0001", "a-red-duck", "0001-a-red-duck", "latest", "outputs/0001-a-red-duck"]
+)
+def test_a_run_is_found_by_every_name(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, reference: str
+) -> None:
+    answer = dreamfusion("render", reference, "--image", "--size", "16")
+    assert answer.code == 0, answer.err
+    (line,) = answer.events
+    assert Path(line["run"]).name == "0001-a-red-duck"
+    assert Path(line["path"]).read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(("words", "name", "magic"), [
+    (["--format", "stl"], "mesh.stl", b"Exported"),
+    (["--output", "here/duck.obj"], "duck.obj", b"#"),
+    (["--output", "duck.ply", "--threshold", "2"], "duck.ply", b"ply"),
+])  # fmt: skip
+def test_export_formats(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, words: list[str], name: str, magic: bytes
+) -> None:
+    answer = dreamfusion("export", "--resolution", "16", *words)
+    assert answer.code == 0, answer.err
+    path = Path(answer.events[0]["path"])
+    assert path.name == name
+    if magic != b"Exported":
+        assert path.read_bytes().startswith(magic)
+
+
+def test_render_writes_each_kind(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    small = ["--size", "16", "--frames", "3"]
+    for words, name in [
+        ([], "turntable.mp4"),
+        (["--video", "--what", "depth", "--format", "gif"], "turntable-depth.gif"),
+        (["--what", "normal", "--format", "png"], "turntable-normal"),
+        (["--image", "--what", "opacity"], "picture-opacity.png"),
+    ]:
+        answer = dreamfusion("render", *small, *words)
+        assert answer.code == 0, answer.err
+        path = Path(answer.events[0]["path"])
+        assert path.name == name and path.exists()
+
+
+# --------------------------------------------------------------------------------------------------- ctrl-c
+
+
+def test_the_first_interrupt_asks_and_the_second_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with train.interruptible() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set()
+        assert "finishing the step and saving" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_anywhere_ends_with_130(dreamfusion: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamfusion.commands import tables
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "print_runs", interrupted)
+    answer = dreamfusion("runs")
+    assert (answer.code, answer.out) == (130, "")
+
+
+def test_doctor_speaks_json_and_its_exit_code_tells_of_problems(dreamfusion: Call) -> None:
+    answer = dreamfusion("doctor")
+    topics = {line["topic"]: line["status"] for line in answer.events}
+    assert {
+        "python",
+        "torch",
+        "cuda",
+        "device",
+        "threads",
+        "bfloat16",
+        "miniature",
+        "video",
+        "output",
+    } <= set(topics)
+    assert answer.code == ("problem" in topics.values())
+
+
+def test_a_dump_is_what_the_run_holds(fresh_run: RunDirectory) -> None:
+    assert load_config(fresh_run.config_path) == fresh_run.config()
+    assert json.loads(fresh_run.manifest_path.read_text())["prompt"] == "a red duck"
+    assert "prompt: a red duck" in dump_config(fresh_run.config())

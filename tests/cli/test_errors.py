@@ -1,0 +1,219 @@
+"""Every mistake a user can make: one line on stderr, its own exit code, nothing on stdout, and no weight was read.
+
+The models here are husks whose weights are empty and the checkpoints are cut in half: reading one of them ends with
+another exit code than the one that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamfusion.runs.directory import RunDirectory
+
+Call = Callable[..., Any]
+
+
+def told(answer: Any, code: int, *parts: str) -> None:
+    """One line, this exit code, and each of `parts` in it."""
+    assert answer.code == code, answer.err
+    assert answer.out == ""
+    errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and answer.err.endswith(errors[0] + "\n"), answer.err
+    for part in parts:
+        assert part in errors[0]
+
+
+# --------------------------------------------------------------------------------------------------- train
+
+
+def test_the_husk_is_noticed_when_it_is_read(dreamfusion: Call, husk: Path) -> None:
+    """The control: with nothing wrong on the command line the empty weights are what is wrong."""
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--device", "cpu")
+    assert answer.code == 16, answer.err
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n\t"])
+def test_an_empty_prompt(dreamfusion: Call, husk: Path, prompt: str) -> None:
+    told(dreamfusion("train", prompt, "--model", husk), 10, "the prompt is empty", "dreamfusion train '")
+    told(dreamfusion("sample", prompt, "--model", husk), 10, "the prompt is empty")
+
+
+@pytest.mark.parametrize("config", [[], ["--config", "miniature"], ["--config", "paper"]])
+def test_an_unknown_key(dreamfusion: Call, husk: Path, config: list[str]) -> None:
+    answer = dreamfusion("train", "a duck", *config, "--model", husk, "--set", "training.stepps=3")
+    told(answer, 11, "'training.stepps'", "Did you mean 'training.steps'?")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--steps", "0"], ["'training.steps' (command line): expected a number > 0, got 0"]),
+        (["--seed", "-1"], ["'seed' (command line)", "got -1"]),
+        (["--set", "rendering.termination=2"], ["expected a number from 0 to 1, got 2"]),
+        (["--set", "scene.field.kind=cube"], ["expected one of 'mlp', 'hashgrid', 'grids', got 'cube'"]),
+        (["--config", "papr"], ["'papr'", "Did you mean 'paper'?"]),
+        (["--config", "none.yaml"], ["config file 'none.yaml' does not exist"]),
+    ],
+)
+def test_a_value_out_of_range(dreamfusion: Call, husk: Path, words: list[str], parts: list[str]) -> None:
+    told(dreamfusion("train", "a duck", "--model", husk, *words), 11, *parts)
+
+
+def test_a_model_that_is_not_there(dreamfusion: Call) -> None:
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", "./nowhere")
+    told(answer, 15, "model './nowhere' was not found; tried:", "miniature")
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", "somebody/nothing")
+    told(answer, 15, "tried:", "cache of somebody/nothing: not there", "HF_HUB_OFFLINE")
+    told(dreamfusion("sample", "a duck", "--model", "./nowhere"), 15, "tried:")
+
+
+def test_a_model_that_cannot_be_distilled(dreamfusion: Call, husk: Path) -> None:
+    (husk / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'
+    )
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk)
+    told(answer, 16, "flow matching")
+
+
+def test_a_device_that_is_not_there(dreamfusion: Call, husk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamfusion import doctor
+
+    monkeypatch.setattr(doctor, "why_no_cuda", lambda: "no NVIDIA driver was found")
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--device", "cuda")
+    told(answer, 17, "device 'cuda' is not there: no NVIDIA driver was found", "--device cpu")
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_an_output_that_cannot_be_written(
+    dreamfusion: Call, husk: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    place = "file" if command == "train" else "file/sheet.png"
+    extra = ["--config", "miniature", "--device", "cpu"] if command == "train" else []
+    told(dreamfusion(command, "a duck", "--model", husk, "--output", place, *extra), 18, "file")
+
+
+def test_nothing_is_left_behind_by_a_mistake(dreamfusion: Call, husk: Path, tmp_path: Path) -> None:
+    dreamfusion("train", "a duck", "--model", husk, "--steps", "0")
+    dreamfusion("train", " ", "--model", husk)
+    assert [path.name for path in tmp_path.iterdir()] == ["husk"]
+
+
+# -------------------------------------------------------------------------------------------- finished runs
+
+
+@pytest.mark.parametrize("command", ["resume", "export", "render"])
+class TestRuns:
+    def test_no_run_at_all(self, dreamfusion: Call, command: str) -> None:
+        told(dreamfusion(command), 12, "there is no run in outputs", "dreamfusion train")
+
+    @pytest.mark.parametrize("reference", ["7", "a-red-dukc", "husk", "./nowhere"])
+    def test_no_such_run(
+        self, dreamfusion: Call, fresh_run: RunDirectory, command: str, reference: str
+    ) -> None:
+        told(dreamfusion(command, reference), 12, reference.removeprefix("./"))
+
+    def test_a_corrupt_checkpoint(
+        self, dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, command: str
+    ) -> None:
+        told(dreamfusion(command), 14, f"{run_with_corrupt_checkpoint.path.name}/checkpoints/000000")
+
+    def test_a_device_that_is_not_there(
+        self,
+        dreamfusion: Call,
+        run_with_corrupt_checkpoint: RunDirectory,
+        monkeypatch: pytest.MonkeyPatch,
+        command: str,
+    ) -> None:
+        from dreamfusion import doctor
+
+        monkeypatch.setattr(doctor, "why_no_mps", lambda: "no Apple GPU")
+        told(dreamfusion(command, "--device", "mps"), 17, "device 'mps' is not there: no Apple GPU")
+
+    def test_a_damaged_config(
+        self, dreamfusion: Call, run_with_checkpoint: RunDirectory, command: str
+    ) -> None:
+        run_with_checkpoint.config_path.write_text("scene: 3\n")
+        told(dreamfusion(command), 11, "config.yaml")
+
+
+@pytest.mark.parametrize("command", ["export", "render"])
+class TestLooking:
+    def test_a_run_without_a_checkpoint(
+        self, dreamfusion: Call, fresh_run: RunDirectory, command: str
+    ) -> None:
+        told(dreamfusion(command, "1"), 13, fresh_run.path.name, "has no checkpoint yet")
+
+    def test_an_output_that_cannot_be_written(
+        self, dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, tmp_path: Path, command: str
+    ) -> None:
+        (tmp_path / "file").touch()
+        told(dreamfusion(command, "--output", "file/thing.glb"), 18, "file")
+
+    def test_an_ending_that_is_not_known(
+        self, dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, command: str
+    ) -> None:
+        told(dreamfusion(command, "--output", "thing.doc"), 18, "thing.doc", "expected one of")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "--resolution", "4"],
+        ["export", "--resolution", "10000"],
+        ["export", "--threshold", "-1"],
+        ["export", "--threshold", "nan"],
+        ["render", "--frames", "0"],
+        ["render", "--fps", "0"],
+        ["render", "--size", "1"],
+        ["render", "--elevation-deg", "91"],
+        ["render", "--distance", "0"],
+    ],
+)
+def test_an_option_out_of_range(
+    dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str]
+) -> None:
+    told(dreamfusion(*words), 11, words[1], "expected", f"got {words[2]}")
+
+
+def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    answer = dreamfusion("export", "--resolution", "16", "--threshold", "1e6")
+    told(answer, 19, "range")
+    assert not list(run_with_checkpoint.path.glob("mesh*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train"],
+        ["train", "a duck", "--device", "tpu"],
+        ["train", "a duck", "--stepps", "3"],
+        ["export", "--threshold", "high"],
+        ["export", "--format", "fbx"],
+        ["render", "--video", "--image"],
+        ["render", "--image", "--format", "gif"],
+        ["sample", "a duck", "--count", "0"],
+        ["conjure"],
+    ],
+)
+def test_what_the_command_line_does_not_know_is_a_usage_error(dreamfusion: Call, words: list[str]) -> None:
+    answer = dreamfusion(*words)
+    assert answer.code == 2
+    assert "Error" in answer.err and "Traceback" not in answer.err
+
+
+def test_a_programmers_mistake_keeps_its_traceback(
+    dreamfusion: Call, husk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.commands import train
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(train, "_check_model", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        dreamfusion("train", "a duck", "--config", "miniature", "--model", husk)
