@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class SceneOptimizer:
         }
         groups: list[dict[str, Any]] = [
             {"params": list(group["params"]), "name": group["name"], "scale": scales[group["lr_scale_key"]]}
-            for group in scene.parameter_groups()
+            for group in cast(list[dict[str, Any]], scene.parameter_groups())
         ]
         self.names = {parameter: name for name, parameter in scene.named_parameters()}
         self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
@@ -77,7 +77,7 @@ class SceneOptimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments and counts as `<parameter>.<moment>`; parameters that never had a gradient have none."""
         return {
-            f"{self.names[parameter]}.{key}": value
+            f"{self.names[cast(nn.Parameter, parameter)]}.{key}": value
             for parameter, moments in self.adam.state.items()
             for key, value in moments.items()
         }

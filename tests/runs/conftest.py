@@ -67,11 +67,11 @@ def tiny_trainer(config: ExperimentConfig, device: str) -> Trainer:
     return Trainer(config, device, guidance=GreyGuidance())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., ExperimentConfig]:
     return tiny_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trainer() -> Callable[[ExperimentConfig, str], Trainer]:
     return tiny_trainer

@@ -82,9 +82,11 @@ def remains(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def unbroken(tmp_path: Path, make_config: MakeConfig, make_trainer: MakeTrainer) -> dict[str, Any]:
-    run = directory.create(tmp_path / "unbroken", make_config())
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, make_trainer: MakeTrainer
+) -> dict[str, Any]:
+    run = directory.create(tmp_path_factory.mktemp("unbroken"), make_config())
     train(run, make_trainer)
     return remains(run)
 
@@ -123,7 +125,7 @@ def test_a_finished_run_explains_itself(
     ]
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 7, 11])
+@pytest.mark.parametrize("stop_after", [4, 7])
 def test_stopped_and_resumed_equals_unbroken(
     tmp_path: Path,
     make_config: MakeConfig,
@@ -168,7 +170,7 @@ class KilledError(BaseException):
     """Stands for a kill: nothing of ours runs after it, but for what a dying process could not do either."""
 
 
-@pytest.mark.parametrize("at", [2, 6, 9])
+@pytest.mark.parametrize("at", [2, 9])
 def test_killed_between_checkpoints_goes_back_to_the_last_one(
     tmp_path: Path, make_config: MakeConfig, make_trainer: MakeTrainer, unbroken: dict[str, Any], at: int
 ) -> None:
@@ -201,15 +203,16 @@ from pathlib import Path
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.session import Observer, run_training
 helpers = runpy.run_path(sys.argv[1])
-class Slow(Observer):
+class Hanging(Observer):
     def on_step(self, metrics, steps):
-        time.sleep(0.05)
+        if metrics.step == 7:
+            time.sleep(600)
 run = RunDirectory(Path(sys.argv[2]))
-run_training(run, run.config(), observer=Slow(), make_trainer=helpers["tiny_trainer"])
+run_training(run, run.config(), observer=Hanging(), make_trainer=helpers["tiny_trainer"])
 """
     helpers = Path(__file__).with_name("conftest.py")
     with subprocess.Popen([sys.executable, "-c", script, str(helpers), str(run.path)]) as victim:
-        while metrics.last_step(run.metrics_path) < 6:
+        while metrics.last_step(run.metrics_path) < 7:
             assert victim.poll() is None
             time.sleep(0.01)
         assert run.info().status == "running"
@@ -217,7 +220,7 @@ run_training(run, run.config(), observer=Slow(), make_trainer=helpers["tiny_trai
             train(run, make_trainer, resume=True)
         os.kill(victim.pid, signal.SIGKILL)
     info = run.info()
-    assert info.status == "killed" and 6 <= info.step < 12
+    assert (info.status, info.step) == ("killed", 7)
     train(run, make_trainer, resume=True)
     assert remains(run) == unbroken
 

@@ -36,7 +36,7 @@ BACKGROUND = (1.0, 1.0, 1.0)
 def picture(
     azimuth_deg: Tensor, elevation_deg: Tensor, resolution: int, balls: tuple[Ball, ...] = OBJECT
 ) -> tuple[Tensor, Tensor]:
-    """The object's image "b h w 3" and silhouette "b h w", by the quadratic formula in float64, sharing no code with rendering."""
+    """The object's image "b h w 3" and silhouette "b h w" by the quadratic formula, apart from all rendering code."""
     cameras = orbit_cameras(azimuth_deg, elevation_deg, DISTANCE, FOVY_DEG, resolution)
     rays_o, rays_d = (rays.double() for rays in cameras.rays())
     nearest = torch.full(rays_d.shape[:3], torch.inf, dtype=torch.float64)
@@ -138,16 +138,16 @@ def small_config(**changes: dict[str, object]) -> ExperimentConfig:
     return ExperimentConfig.model_validate({"prompt": "a ball", "seed": 1, **sections})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., ExperimentConfig]:
     return small_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle() -> OracleGuidance:
     return OracleGuidance()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def truth() -> Callable[..., tuple[Tensor, Tensor]]:
     return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from dreamfusion.training.devices import describe_device, peak_memory_bytes, synchronize
 
 

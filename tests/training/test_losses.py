@@ -57,7 +57,8 @@ def test_orientation_is_zero_for_a_ball_seen_from_outside_and_not_from_inside() 
 
 def test_orientation_turns_normals_and_leaves_weights_alone(generator: torch.Generator) -> None:
     weights, normals, rays_d, ray_indices = samples(generator)
-    weights.requires_grad_(), normals.requires_grad_()
+    for each in (weights, normals):
+        each.requires_grad_()
     orientation_loss(weights, normals, rays_d, ray_indices).backward()
     assert weights.grad is None
     assert normals.grad is not None and normals.grad.abs().sum() > 0
