@@ -158,10 +158,10 @@ class GridsFieldConfig(_Strict):
         description="cells a side; fastest if each is twice the one before",
     )
     density_gain: Positive = Field(
-        default=3.0, description="raw density per unit of a grid's value: a learning rate"
+        default=10.0, description="raw density per unit of a grid's value: a learning rate"
     )
     colour_gain: Positive = Field(
-        default=1.0, description="raw colour per unit of a grid's value: a learning rate"
+        default=3.0, description="raw colour per unit of a grid's value: a learning rate"
     )
     hidden_layers: int = Field(
         default=0, ge=0, description="of an MLP that makes the colour; 0: the grids are the colour"
