@@ -107,7 +107,7 @@ def untrained_state() -> tuple[dict[str, Any], dict[str, Any]]:
     """A checkpoint's content before the first step: a soft ball."""
     from dreamfusion.training.trainer import Trainer
 
-    def no_guidance(*_: object) -> Any:
+    def no_guidance(*_: object, **__: object) -> Any:
         raise AssertionError("nobody may train here")
 
     config = load_config("miniature", SMALL, {"prompt": "a red duck"})
