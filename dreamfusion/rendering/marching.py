@@ -6,6 +6,7 @@ about nothing that is skipped. A sample stands for the interval [t_starts, t_end
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,7 @@ def march(
     samples_per_ray: int,
     occupancy: OccupancyGrid | None = None,
     generator: Generator | None = None,
+    termination: float = 0.0,
 ) -> PackedSamples:
     """Walk n rays through the ball of `radius` in steps of 2 radius / samples_per_ray.
 
@@ -81,32 +83,58 @@ def march(
         occupancy: cells to skip; None skips nothing inside the ball.
         generator: on the CPU; shifts all steps of a ray by one random share of a step. None: no shift.
 
+        termination: transmittance below which a ray is ended, judged by half the density that the cells before have at
+            least. Half, because the field has moved on since the grid last looked.
+
     The intervals are clipped to the ball, so without skipping each ray's lengths add up to its chord.
     """
     with record_function(__name__):
         t_near, t_far = intersect_ball(rays_o, rays_d, radius)
         step = 2.0 * radius / samples_per_ray
-        slots = samples_per_ray if generator is None else samples_per_ray + 1
-        edges = torch.arange(slots + 1, device=rays_o.device, dtype=rays_o.dtype) * step
         first = t_near
         if generator is not None:
             first = t_near - step * torch.rand(len(rays_o), generator=generator).to(t_near)
+        reach = radius if occupancy is None else occupancy.reach
+        touched = _pass_within(rays_o, rays_d, reach).nonzero()[:, 0]
+        t_near, t_far, first, origins, directions = (
+            values.index_select(0, touched) for values in (t_near, t_far, first, rays_o, rays_d)
+        )
+        slots = samples_per_ray if generator is None else samples_per_ray + 1
+        edges = torch.arange(slots + 1, device=rays_o.device, dtype=rays_o.dtype) * step
         t_edges = (first[:, None] + edges).clamp_(min=t_near[:, None]).clamp_(max=t_far[:, None])
         t_starts, t_ends = t_edges[:, :-1], t_edges[:, 1:]
         keep = t_starts < t_ends
         if occupancy is not None:
-            keep &= occupancy.occupied_along(rays_o, rays_d, 0.5 * (t_starts + t_ends))
-        flat = keep.flatten().nonzero()[:, 0]
-        if len(flat) == 0:
-            # One sample of no length keeps every consumer free of a special case, and the graph connected.
-            zero = t_near[:1]
-            return PackedSamples(torch.zeros_like(flat.new_empty(1)), zero, zero, len(rays_o))
-        ray_indices = flat // slots
-        edge_indices = flat + ray_indices
-        t_edges = t_edges.flatten()
-        return PackedSamples(
-            ray_indices,
-            t_edges.index_select(0, edge_indices),
-            t_edges.index_select(0, edge_indices + 1),
-            len(rays_o),
-        )
+            occupied, least = occupancy.along(origins, directions, 0.5 * (t_starts + t_ends))
+            keep &= occupied
+            if termination > 0.0:
+                taus = least.mul_(t_ends - t_starts).mul_(0.5)
+                keep &= taus.cumsum(dim=1).sub_(taus) <= -math.log(termination)
+        return _packed(keep, t_edges, touched, len(rays_o))
+
+
+def _pass_within(
+    rays_o: Float[Tensor, "rays 3"], rays_d: Float[Tensor, "rays 3"], reach: Float[Tensor, ""] | float
+) -> Bool[Tensor, " rays"]:
+    """Whether the ray's line comes within `reach` of the origin."""
+    along = (rays_o * rays_d).sum(dim=-1, keepdim=True)
+    return (rays_o - along * rays_d).square().sum(dim=-1) < reach**2
+
+
+def _packed(
+    keep: Bool[Tensor, "rays slots"],
+    t_edges: Float[Tensor, "rays slots+1"],
+    touched: Int[Tensor, " rays"],
+    n_rays: int,
+) -> PackedSamples:
+    """The kept slots of the `touched` rays out of `n_rays`; if there is none, one sample of no length."""
+    slots = keep.shape[1]
+    flat = keep.flatten().nonzero()[:, 0]
+    if len(flat) == 0:
+        # One sample of no length keeps every consumer free of a special case, and the graph connected.
+        zero = t_edges.new_zeros(1)
+        return PackedSamples(touched.new_zeros(1), zero, zero, n_rays)
+    rows = flat // slots
+    edges = flat + rows
+    starts, ends = (t_edges.flatten().index_select(0, index) for index in (edges, edges + 1))
+    return PackedSamples(touched.index_select(0, rows), starts, ends, n_rays)

@@ -20,8 +20,9 @@ class OccupancyGrid(nn.Module):
     """A cube of cells around the scene's ball, each with a slowly decaying maximum of the densities seen in it.
 
     A cell counts as occupied when one marching step through its density has an opacity above
-    `config.alpha_threshold`. In the first `config.warmup_steps` every cell does. All state is in buffers, so a resumed
-    run skips exactly what the unbroken one does.
+    `config.alpha_threshold`. In the first `config.warmup_steps` every cell does. The grid also knows a density that each
+    cell has at least, so that rays can be ended behind what is solid. All state is in buffers, so a resumed run skips
+    exactly what the unbroken one does.
 
     Args:
         config: resolution, threshold, decay, rhythm.
@@ -31,7 +32,10 @@ class OccupancyGrid(nn.Module):
 
     densities: Float[Tensor, " cells"]
     occupied_cells: Bool[Tensor, " cells"]
+    least_densities: Float[Tensor, " cells"]
+    reach: Float[Tensor, ""]
     _cells_in_ball: Int[Tensor, " inside"]
+    _norms_in_ball: Float[Tensor, " inside"]
 
     def __init__(self, config: OccupancyConfig, radius: float, step_size: float) -> None:
         super().__init__()
@@ -40,12 +44,15 @@ class OccupancyGrid(nn.Module):
         cells = config.resolution**3
         self.register_buffer("densities", torch.zeros(cells))
         self.register_buffer("occupied_cells", torch.ones(cells, dtype=torch.bool))
+        self.register_buffer("least_densities", torch.zeros(cells))
+        self.register_buffer("reach", torch.tensor(radius))
         axis = (torch.arange(config.resolution) + 0.5) * self.cell_size - radius
-        squares = axis**2
-        norms = (squares[:, None, None] + squares[None, :, None] + squares[None, None, :]).sqrt()
-        # A cell whose centre is further out than this does not touch the ball.
-        touching = norms.flatten() <= radius + self.cell_size * math.sqrt(3) / 2
+        squares = axis.square()
+        norms = (squares[:, None, None] + squares[:, None] + squares).sqrt().flatten()
+        self._half_diagonal = self.cell_size * math.sqrt(3) / 2
+        touching = norms <= radius + self._half_diagonal
         self.register_buffer("_cells_in_ball", touching.nonzero()[:, 0], persistent=False)
+        self.register_buffer("_norms_in_ball", norms[touching], persistent=False)
 
     @property
     def occupied_share(self) -> float:
@@ -66,44 +73,46 @@ class OccupancyGrid(nn.Module):
         if not self.config.enabled or step % self.config.update_every != 0:
             return False
         with record_function(__name__), torch.no_grad():
-            seen = torch.cat([self._densest_nodes(field, *layers) for layers in self._slabs()])
             inside = self._cells_in_ball
-            seen = torch.maximum(seen[inside], self._at_random_points(field, generator))
+            slabs = [self._extremes(field, *layers) for layers in self._slabs()]
+            least, greatest = (torch.cat(parts)[inside] for parts in zip(*slabs, strict=True))
+            drawn = self._at_random_points(field, generator)
+            seen = torch.maximum(greatest, drawn)
             self.densities[inside] = torch.maximum(self.densities[inside] * self.config.decay, seen)
+            self.least_densities[inside] = torch.minimum(least, drawn)
             if step >= self.config.warmup_steps:
                 self._classify()
         return True
 
     def occupied(self, positions: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Whether each position, world units, lies in an occupied cell; outside the cube the nearest cell answers."""
-        x, y, z = self._cell_coordinates(positions).unbind(-1)
-        return self._look_up(x, y, z)
+        x, y, z = ((positions + self.radius) / self.cell_size).unbind(-1)
+        return self.occupied_cells.index_select(0, self._cells(x, y, z))
 
-    def occupied_along(
+    def along(
         self, rays_o: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], distances: Float[Tensor, "n s"]
-    ) -> Bool[Tensor, "n s"]:
-        """Whether the point at each of s distances along each of n rays is in an occupied cell.
+    ) -> tuple[Bool[Tensor, "n s"], Float[Tensor, "n s"]]:
+        """What is at each of s distances along each of n rays: whether the cell is occupied, and its least density.
 
-        The same as `occupied` of the positions, without ever holding them: axis by axis it is four times faster.
+        The same as looking up the positions, without ever holding them: axis by axis it is four times faster.
         """
         origins = (rays_o + self.radius) / self.cell_size
         directions = rays_d / self.cell_size
         x, y, z = (
             torch.addcmul(origins[:, axis, None], distances, directions[:, axis, None]) for axis in range(3)
         )
-        return self._look_up(x, y, z)
+        cells = self._cells(x, y, z).flatten()
+        occupied = self.occupied_cells.index_select(0, cells).view(distances.shape)
+        return occupied, self.least_densities.index_select(0, cells).view(distances.shape)
 
-    def _cell_coordinates(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        return (positions + self.radius) / self.cell_size
-
-    def _look_up(
+    def _cells(
         self, x: Float[Tensor, "*n"], y: Float[Tensor, "*n"], z: Float[Tensor, "*n"]
-    ) -> Bool[Tensor, "*n"]:
+    ) -> Int[Tensor, "*n"]:
+        """The nearest cell's index, from positions counted in cells."""
         resolution = self.config.resolution
         # Truncation equals the floor here: what lies below 0 is clamped to 0 anyway. int32 is faster than int64.
         i, j, k = (coordinate.int().clamp_(0, resolution - 1) for coordinate in (x, y, z))
-        index = i.mul_(resolution).add_(j).mul_(resolution).add_(k)
-        return self.occupied_cells.index_select(0, index.flatten()).view(index.shape)
+        return i.mul_(resolution).add_(j).mul_(resolution).add_(k)
 
     def _slabs(self) -> list[tuple[int, int]]:
         """The first and last + 1 layer of cells of parts that are small enough to be asked about at once."""
@@ -111,10 +120,12 @@ class OccupancyGrid(nn.Module):
         layers = max(1, _POINTS_AT_ONCE // (2 * (2 * resolution + 1) ** 2))
         return [(first, min(first + layers, resolution)) for first in range(0, resolution, layers)]
 
-    def _densest_nodes(self, field: Field, first: int, last: int) -> Float[Tensor, " cells"]:
-        """The greatest density at the 27 nodes of each cell of some layers: corners, middles of edges and faces, centre.
+    def _extremes(
+        self, field: Field, first: int, last: int
+    ) -> tuple[Float[Tensor, " cells"], Float[Tensor, " cells"]]:
+        """The least and greatest density at 27 nodes of each cell of some layers: corners, middles of edges and faces, centre.
 
-        A density that is linear between such nodes is nowhere greater inside the cell. A few random points instead
+        A density that is linear between such nodes is nowhere less or greater inside the cell. A few random points instead
         miss plates thinner than a cell, and parts of the picture vanish.
         """
         resolution = self.config.resolution
@@ -129,7 +140,8 @@ class OccupancyGrid(nn.Module):
         for part, *places in zip(*(i.split(_POINTS_AT_ONCE) for i in (inside, x, y, z)), strict=True):
             positions = torch.stack([planes[places[0]], axis[places[1]], axis[places[2]]], dim=-1)
             nodes[part] = field.density(positions)
-        return F.max_pool3d(nodes.view(1, 1, *squares.shape), 3, stride=2).flatten()
+        nodes = nodes.view(1, 1, *squares.shape)
+        return -F.max_pool3d(-nodes, 3, stride=2).flatten(), F.max_pool3d(nodes, 3, stride=2).flatten()
 
     def _at_random_points(self, field: Field, generator: Generator) -> Float[Tensor, " inside"]:
         """The density at one random point of each cell that touches the ball: what the nodes miss shows up in time."""
@@ -143,11 +155,11 @@ class OccupancyGrid(nn.Module):
         return torch.cat([field.density(part) for part in positions.split(_POINTS_AT_ONCE)])
 
     def _classify(self) -> None:
-        threshold = (
-            -math.log1p(-self.config.alpha_threshold) / self.step_size
-            if self.config.alpha_threshold < 1
-            else math.inf
-        )
+        alpha = min(self.config.alpha_threshold, 1.0 - 1e-12)
+        densities = self.densities[self._cells_in_ball]
         # A thin fog must not vanish whole, or nothing is left to learn from: the mean bounds the threshold.
-        threshold = min(threshold, self.densities[self._cells_in_ball].mean().item())
-        self.occupied_cells.copy_(self.densities > threshold)
+        threshold = densities.mean().clamp(max=-math.log1p(-alpha) / self.step_size)
+        occupied = densities > threshold
+        self.occupied_cells.zero_()[self._cells_in_ball] = occupied
+        furthest = (self._norms_in_ball * occupied).amax() + self._half_diagonal
+        self.reach.copy_(furthest.clamp(max=self.radius))

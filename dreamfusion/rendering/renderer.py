@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import PackedSamples, march
 from dreamfusion.rendering.occupancy import OccupancyGrid
 from dreamfusion.rendering.shading import ALBEDO, ShadingSample, shade
-from dreamfusion.rendering.visibility import drop_hidden
+from dreamfusion.rendering.visibility import find_visible
 from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import Scene
 
@@ -70,13 +70,14 @@ class _Rays:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Weighted sums along rays (red, green, blue, opacity, distance, normal or none), and what was summed."""
+    """Sums along rays, weighted: red, green, blue, opacity, distance; and normals. The samples are for losses only."""
 
-    sums: Float[Tensor, "rays c"]
-    samples: PackedSamples
-    weights: Float[Tensor, " n"]
-    sigmas: Float[Tensor, " n"]
-    sample_normals: Float[Tensor, "n 3"] | None
+    sums: Float[Tensor, "rays 5"]
+    normals: Float[Tensor, "rays 3"] | None
+    samples: PackedSamples | None = None
+    weights: Float[Tensor, " n"] | None = None
+    sigmas: Float[Tensor, " n"] | None = None
+    sample_normals: Float[Tensor, "n 3"] | None = None
 
 
 class Renderer(nn.Module):
@@ -128,9 +129,9 @@ class Renderer(nn.Module):
             if lights is not None:
                 lights = lights[:, None, None, :].expand_as(rays_d).reshape(-1, 3)
             rays = _Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), lights)
-            seen = self._trace(rays, shading, rays_generator, with_normals, min_weight=0.0)
+            seen = self._trace(rays, shading, rays_generator, with_normals)
             background = self.scene.background(rays_d, background_generator)
-            return _developed(seen, rays_d, cameras.forward, background, keep_samples=True)
+            return _developed(seen, rays_d, cameras.forward, background)
 
     @torch.no_grad()
     def render_image(
@@ -176,28 +177,58 @@ class Renderer(nn.Module):
         with record_function(__name__):
             lights = None if light is None else light.expand(rays_d[..., 0].numel(), 3)
             rays = _Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), lights)
-            seen = self._trace(rays, shading, None, with_normals, _MIN_WEIGHT_IN_PICTURES)
-            return _developed(seen, rays_d, forward, self.scene.background(rays_d, None), keep_samples=False)
+            seen = self._look(rays, shading, with_normals)
+            return _developed(seen, rays_d, forward, self.scene.background(rays_d, None))
 
     def _trace(
+        self, rays: _Rays, shading: ShadingSample, generator: Generator | None, with_normals: bool
+    ) -> _Seen:
+        """Everything that may be there, with gradients."""
+        samples = self._march(rays, generator, self.config.termination)
+        positions = samples.positions(rays.origins, rays.directions)
+        found = self.scene.field(positions)
+        weights = composite(found.sigmas, samples).weights
+        seen = self._summed(rays, samples, positions, found.albedo, weights, shading, with_normals)
+        return replace(seen, samples=samples, weights=weights, sigmas=found.sigmas)
+
+    def _look(self, rays: _Rays, shading: ShadingSample, with_normals: bool) -> _Seen:
+        """What can be seen, without gradients."""
+        # The grid's memory of what is solid may be old, and a picture is to be right: rays end by the field itself.
+        candidates = self._march(rays, None, termination=0.0)
+        samples, weights = find_visible(
+            self.scene.field,
+            candidates,
+            rays.origins,
+            rays.directions,
+            self.config.termination,
+            _MIN_WEIGHT_IN_PICTURES,
+        )
+        positions = samples.positions(rays.origins, rays.directions)
+        albedo = self.scene.field.albedo(positions)
+        seen = self._summed(rays, samples, positions, albedo, weights, shading, with_normals)
+        return replace(seen, sample_normals=None)
+
+    def _march(self, rays: _Rays, generator: Generator | None, termination: float) -> PackedSamples:
+        occupancy = self.occupancy if self.config.occupancy.enabled else None
+        steps = self.config.samples_per_ray
+        return march(
+            rays.origins, rays.directions, self.scene.radius, steps, occupancy, generator, termination
+        )
+
+    def _summed(
         self,
         rays: _Rays,
+        samples: PackedSamples,
+        positions: Float[Tensor, "n 3"],
+        albedo: Float[Tensor, "n 3"],
+        weights: Float[Tensor, " n"],
         shading: ShadingSample,
-        generator: Generator | None,
         with_normals: bool,
-        min_weight: float,
     ) -> _Seen:
-        field, config = self.scene.field, self.config
-        occupancy = self.occupancy if config.occupancy.enabled else None
-        rays_o, rays_d = rays.origins, rays.directions
-        samples = march(rays_o, rays_d, self.scene.radius, config.samples_per_ray, occupancy, generator)
-        samples = drop_hidden(field, samples, rays_o, rays_d, config.termination, min_weight)
-        positions = samples.positions(rays_o, rays_d)
-        found = field(positions)
-        weights = composite(found.sigmas, samples).weights
-        normals, rgb = None, found.albedo
+        """Samples lit and added up along their rays."""
+        normals, rgb = None, albedo
         if with_normals or shading.needs_normals:
-            normals = self._normals(positions, rays_d.index_select(0, samples.ray_indices), weights)
+            normals = self._normals(positions, rays.directions.index_select(0, samples.ray_indices), weights)
         if normals is not None and rays.lights is not None:
             light = rays.lights.index_select(0, samples.ray_indices)
             textureless = shading.kind == "textureless"
@@ -205,7 +236,7 @@ class Renderer(nn.Module):
         columns = [rgb, torch.ones_like(weights)[:, None], samples.t_mids[:, None]]
         values = torch.cat(columns if normals is None else [*columns, normals], dim=-1)
         sums = accumulate(weights, values, samples.ray_indices, samples.n_rays)
-        return _Seen(sums, samples, weights, found.sigmas, normals)
+        return _Seen(sums[:, :5], None if normals is None else sums[:, 5:], sample_normals=normals)
 
     def _normals(
         self, positions: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]
@@ -231,16 +262,15 @@ def _developed(
     rays_d: Float[Tensor, "b h w 3"],
     forward: Float[Tensor, "b 3"],
     background: Float[Tensor, "b h w 3"],
-    keep_samples: bool,
 ) -> RenderOutput:
     """The pictures that the sums along rays make."""
-    sums = seen.sums.view(*rays_d.shape[:3], -1)
+    sums = seen.sums.view(*rays_d.shape[:3], 5)
     foreground, opacity = sums[..., :3], sums[..., 3]
     # Below _TINY the mean fades to 0 instead of dividing by nothing.
     distance = sums[..., 4] / opacity.clamp(min=_TINY)
     normals = None
-    if seen.sample_normals is not None:
-        summed = sums[..., 5:]
+    if seen.normals is not None:
+        summed = seen.normals.view(rays_d.shape)
         normals = summed / summed.norm(dim=-1, keepdim=True).clamp(min=_TINY)
     return RenderOutput(
         rgb=foreground + (1.0 - opacity)[..., None] * background,
@@ -251,10 +281,10 @@ def _developed(
         background=background,
         normals=normals,
         rays_d=rays_d,
-        samples=seen.samples if keep_samples else None,
-        weights=seen.weights if keep_samples else None,
-        sigmas=seen.sigmas if keep_samples else None,
-        sample_normals=seen.sample_normals if keep_samples else None,
+        samples=seen.samples,
+        weights=seen.weights,
+        sigmas=seen.sigmas,
+        sample_normals=seen.sample_normals,
     )
 
 

@@ -1,4 +1,8 @@
-"""Which packed samples can be seen at all, found without gradients before the costly differentiable pass."""
+"""Which packed samples of a picture can be seen at all, so that only those are asked for colours and normals.
+
+This costs one more look at the density. In training that does not pay (docs/performance.md): there rays are ended by
+what the occupancy grid remembers, see `marching.march`.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +17,27 @@ from dreamfusion.scene.fields import Field
 
 
 @torch.no_grad()
-def drop_hidden(
+def find_visible(
     field: Field,
     samples: PackedSamples,
     rays_o: Float[Tensor, "rays 3"],
     rays_d: Float[Tensor, "rays 3"],
     termination: float,
-    min_weight: float = 0.0,
-) -> PackedSamples:
-    """The samples in front of the point where their ray's transmittance falls below `termination`.
-
-    Each ray's picture changes by at most `termination` (times the range of the colour).
+    min_weight: float,
+) -> tuple[PackedSamples, Float[Tensor, " visible"]]:
+    """The samples that count, and their weights in the whole ray.
 
     Args:
         field: asked for its density.
         samples: of the rays.
         rays_o, rays_d: origins and unit directions, world frame.
-        termination: transmittance, 0 .. 1.
-        min_weight: samples of less weight are dropped too. Leave it at 0 where gradients matter: a sample that is
-            transparent now may be what grows next.
+        termination: a ray ends where its transmittance falls below this, 0 .. 1; its opacity changes by no more.
+        min_weight: samples of less weight are left out.
     """
     with record_function(__name__):
         seen = composite(field.density(samples.positions(rays_o, rays_d)), samples)
-        keep = seen.transmittance >= termination
-        if min_weight > 0.0:
-            keep &= seen.weights >= min_weight
-        return samples.select(keep)
+        keep = (seen.transmittance >= termination) & (seen.weights >= min_weight)
+        visible = samples.select(keep)
+        # None is visible: the one sample of no length that stands for that weighs nothing.
+        weights = seen.weights[keep] if keep.any() else torch.zeros_like(seen.weights[:1])
+        return visible, weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -73,7 +74,13 @@ def shapes():
 def make_renderer():
     """A renderer of a density formula before a plain background."""
 
-    def make(formula, background=(0.0, 0.0, 0.0), radius=1.0, normals="analytic", **config):
+    def make(
+        formula,
+        background=(0.0, 0.0, 0.0),
+        radius=1.0,
+        normals: Literal["analytic", "finite_difference", "none"] = "analytic",
+        **config,
+    ):
         scene = Scene(
             AnalyticField(formula, radius),
             SolidBackground(SolidBackgroundConfig(rgb=background)),

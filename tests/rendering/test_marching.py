@@ -5,6 +5,7 @@ import torch
 
 from dreamfusion.cameras import orbit_cameras
 from dreamfusion.config import OccupancyConfig
+from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import PackedSamples, march
 from dreamfusion.rendering.occupancy import OccupancyGrid
 from dreamfusion.rendering.rays import intersect_ball
@@ -13,7 +14,8 @@ from dreamfusion.rendering.rays import intersect_ball
 @pytest.fixture
 def rays():
     cameras = orbit_cameras(30.0, 20.0, 1.8, 70.0, 24)
-    return tuple(r.reshape(-1, 3) for r in cameras.rays())
+    rays_o, rays_d = cameras.rays()
+    return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3)
 
 
 def _lengths(samples):
@@ -100,3 +102,39 @@ def test_selecting_nothing_leaves_one_sample_without_length():
     none = samples.select(torch.tensor([False, False]))
     assert len(none) == 1 and none.t_starts == none.t_ends and none.n_rays == 4
     assert torch.equal(samples.select(torch.tensor([False, True])).ray_indices, torch.tensor([3]))
+
+
+def test_rays_end_behind_what_is_solid_but_not_before(make_renderer, shapes, rays):
+    renderer = make_renderer(shapes.ball(0.6, sigma=60.0))
+    field, grid = renderer.scene.field, renderer.occupancy
+    grid.update(field, 64, torch.Generator().manual_seed(0))
+    whole, ended = march(*rays, 1.0, 64, grid), march(*rays, 1.0, 64, grid, termination=1e-3)
+    assert len(ended) < 0.75 * len(whole)
+    opacities = []
+    for samples in (whole, ended):
+        weights = composite(field.density(samples.positions(*rays)), samples).weights
+        opacities.append(accumulate(weights, None, samples.ray_indices, samples.n_rays))
+    assert (opacities[0] - opacities[1]).abs().max() <= 1e-3
+    assert opacities[0].max() > 0.999
+
+
+def test_half_the_remembered_density_ends_a_ray():
+    # Through the middle of a grid that remembers sigma = 8 everywhere: exp(-4 t) = 0.01 at t = 1.151.
+    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.02)
+    grid.least_densities.fill_(8.0)
+    ray = torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    samples = march(*ray, 1.0, 1000, grid, termination=0.01)
+    assert samples.t_starts.max().item() == pytest.approx(1.0 + 1.1513, abs=3e-3)
+
+
+def test_rays_that_pass_by_everything_are_left_out_at_once(rays):
+    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
+    everything = march(*rays, 1.0, 40, grid)
+    grid.reach.fill_(0.5)
+    near = march(*rays, 1.0, 40, grid)
+    rays_o, rays_d = rays
+    closest = (rays_o - (rays_o * rays_d).sum(-1, keepdim=True) * rays_d).norm(dim=-1)
+    expected = everything.select(closest[everything.ray_indices] < 0.5)
+    assert 0 < len(near) < len(everything)
+    assert torch.equal(near.ray_indices, expected.ray_indices)
+    assert torch.equal(near.t_starts, expected.t_starts)

@@ -7,7 +7,7 @@ import torch
 
 from dreamfusion.config import GridsFieldConfig, OccupancyConfig
 from dreamfusion.rendering.occupancy import OccupancyGrid
-from dreamfusion.scene.fields import make_field
+from dreamfusion.scene.fields import GridsField
 
 
 def _generator(seed=0):
@@ -89,7 +89,7 @@ def test_what_disappears_fades_by_the_decay_and_what_appears_counts_at_once(fiel
 def test_what_is_linear_between_the_nodes_is_never_missed(make_renderer):
     # Found by what it is made for: dense grids with two cells to each of the occupancy grid's.
     config = GridsFieldConfig(resolutions=(32,), hidden_layers=0, blob_density=0.0)
-    field = make_field(config, 1.0, _generator())
+    field = GridsField(config, 1.0, _generator())
     with torch.no_grad():
         nodes = field.density_grids[0]
         nodes.copy_(
@@ -120,14 +120,17 @@ def test_random_points_find_in_time_what_the_nodes_miss(field):
 def test_looking_up_along_rays_equals_looking_up_positions(generator):
     grid = _grid(resolution=10, radius=0.7)
     grid.occupied_cells.copy_(torch.rand(1000, generator=generator) < 0.5)
+    grid.least_densities.copy_(torch.where(grid.occupied_cells, 7.0, 0.0))
     rays_o = 0.5 * torch.randn(50, 3, generator=generator)
     rays_d = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=-1)
     distances = torch.rand(50, 30, generator=generator)
     positions = rays_o[:, None] + distances[..., None] * rays_d[:, None]
     expected = grid.occupied(positions.view(-1, 3)).view(50, 30)
     assert 0.2 < expected.float().mean() < 0.8
+    occupied, least = grid.along(rays_o, rays_d, distances)
     # Rounding may put a point that lies on a cell's face into its neighbour.
-    assert (grid.occupied_along(rays_o, rays_d, distances) == expected).float().mean() > 0.999
+    assert (occupied == expected).float().mean() > 0.999
+    assert ((least == 7.0) == expected).float().mean() > 0.999
 
 
 def test_each_axis_has_its_own_place(field):
@@ -145,13 +148,13 @@ def test_state_goes_through_a_state_dict_and_continues_the_same(field, shapes):
     generator = _generator()
     first.update(ball, 0, generator)
     second.load_state_dict(first.state_dict())
-    assert second.state_dict().keys() == {"densities", "occupied_cells"}
+    assert second.state_dict().keys() == {"densities", "occupied_cells", "least_densities", "reach"}
     state = generator.get_state()
     first.update(ball, 16, generator)
     generator.set_state(state)
     second.update(ball, 16, generator)
     assert torch.equal(first.densities, second.densities)
-    assert torch.equal(first.occupied_cells, second.occupied_cells)
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     assert not torch.equal(_grid(warmup_steps=0).occupied_cells, second.occupied_cells)
 
 
@@ -170,3 +173,29 @@ def test_big_grids_are_asked_in_parts_with_the_same_result(field, shapes, monkey
     monkeypatch.setattr("dreamfusion.rendering.occupancy._POINTS_AT_ONCE", 3000)
     parts.update(field(shapes.soft_blob()), 0, _generator())
     assert torch.equal(whole.densities, parts.densities)
+
+
+def test_the_least_density_is_a_lower_bound_and_not_a_trivial_one(field, shapes):
+    ball = field(shapes.soft_blob(sigma=8.0))
+    grid = _grid(resolution=32)
+    grid.update(ball, 0, _generator())
+    points = _points(20_000)
+    origins = torch.zeros_like(points)
+    _, least = grid.along(
+        origins, torch.nn.functional.normalize(points, dim=-1), points.norm(dim=-1)[:, None]
+    )
+    density = ball.density(points)
+    # The blob is concave in its middle: the least value is at a node there, and nowhere is it much less between nodes.
+    assert (least[:, 0] <= density + 0.02).all()
+    # exp(-((r + d)^2 - r^2) / 2 std^2) = 0.67 across a cell's diagonal d at r = 0.4.
+    inner = points.norm(dim=-1) < 0.4
+    assert (least[inner, 0] > 0.65 * density[inner]).all()
+
+
+def test_the_reach_is_the_furthest_occupied_point(field, shapes):
+    grid = _grid(warmup_steps=16, resolution=32)
+    ball = field(lambda x: 50.0 * ((x - torch.tensor([0.4, 0.0, 0.0])).norm(dim=-1) < 0.2).to(x))
+    grid.update(ball, 0, _generator())
+    assert grid.reach == 1.0
+    grid.update(ball, 16, _generator())
+    assert 0.6 <= grid.reach < 0.6 + 2 * math.sqrt(3) * grid.cell_size

@@ -52,7 +52,7 @@ def test_gradient_reaches_albedo_and_normals(generator):
     inputs = (albedo * 0.8 + 0.1, normals, positions, light + 2.0)
     for tensor in inputs:
         tensor.requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda *tensors: shade(*tensors, 0.1, 0.9), inputs)
+    assert torch.autograd.gradcheck(lambda a, n, p, light: shade(a, n, p, light, 0.1, 0.9), inputs)
 
 
 def test_only_albedo_at_the_start():
