@@ -158,7 +158,7 @@ class GridsFieldConfig(_Strict):
         description="cells a side; fastest if each is twice the one before",
     )
     density_gain: Positive = Field(
-        default=10.0, description="raw density per unit of a grid's value: a learning rate"
+        default=20.0, description="raw density per unit of a grid's value: a learning rate"
     )
     colour_gain: Positive = Field(
         default=3.0, description="raw colour per unit of a grid's value: a learning rate"
