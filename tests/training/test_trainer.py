@@ -152,6 +152,22 @@ def test_a_checkpoints_renderer_shows_the_same_picture_without_a_guidance(
     assert torch.equal(renderer.render_image(camera).rgb, trainer.renderer.render_image(camera).rgb)
 
 
+def test_the_scene_is_brought_to_each_step(make_config: MakeConfig, oracle: Guidance) -> None:
+    covariance = {"kind": "linear", "start": 0.1, "end": 0.0, "steps": 10}
+    config = make_config(
+        scene={"field": {"kind": "mlp", "width": 8, "blocks": 1, "covariance": covariance}},
+        cameras={"resolution": 8},
+    )
+    trainer = Trainer(config, guidance=oracle)
+    run(trainer, 3)
+    field: Any = trainer.scene.field
+    assert field.blur_std == pytest.approx(0.08)  # the third step is step 2
+    trainer.preview_png()
+    assert field.blur_std == pytest.approx(0.07)
+    restored: Any = load_renderer(config, *trainer.state_dict()).scene.field
+    assert restored.blur_std == pytest.approx(0.07)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(make_config: MakeConfig, oracle: Guidance) -> None:
     trainer = Trainer(make_config(), guidance=oracle)
     trainer.train_step()

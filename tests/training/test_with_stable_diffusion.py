@@ -1,4 +1,4 @@
-"""The same loop with the real classes: a tiny Stable Diffusion of random weights pulls, and a cut run still goes on bit for bit."""
+"""The same loop with the real classes: a tiny Stable Diffusion of random weights pulls, a cut run goes on bit for bit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.training.trainer import Trainer
 
