@@ -30,6 +30,10 @@ RESOLUTIONS = (8, 512)
 # Vertices keep this share of an edge away from its ends, so that no two of them coincide and no face is degenerate.
 EDGE_MARGIN = 1e-3
 ROOT_STEPS = 6
+# Where colours are gathered: from this far outside to this far inside the surface, in shares of the ball's radius.
+SKIN = (-1 / 32, 3 / 32)
+SKIN_SAMPLES = 8
+OWN_WEIGHT = 1e-4
 
 
 @runtime_checkable
@@ -84,7 +88,7 @@ def extract_mesh(
     exact far below a cell. What leaves the ball is cut off at the ball, where renders end too.
 
     Args:
-        field: `density(positions "n 3") -> " n"` and `field(positions).albedo "n 3"` in [0, 1], sRGB.
+        field: `density(positions "n 3") -> " n"` and `field(positions)` with `.sigmas " n"` and `.albedo "n 3"` in [0, 1], sRGB.
         radius: of the scene's ball around the origin, in world units.
         resolution: cells along the diameter, 8 to 512; memory is about 12 bytes times its cube.
         threshold: density in 1/length, > 0; the word `auto` takes the one whose silhouettes match the opacity renders best.
@@ -125,7 +129,8 @@ def extract_mesh(
     vertices, faces = _surface(field, grid, inside, level)
     vertices, faces, floaters, cavities = _keep_large_solids(vertices, faces, min_component_share)
     mesh = trimesh.Trimesh(vertices, faces, process=False, validate=False)
-    mesh.visual = ColorVisuals(mesh, vertex_colors=_vertex_colors(field, vertices))
+    normals = np.asarray(mesh.vertex_normals)
+    mesh.visual = ColorVisuals(mesh, vertex_colors=_vertex_colors(field, vertices, normals, radius))
     report(total)
     # Both follow from the construction; a mesh that breaks them is a bug here and must not reach a user.
     assert mesh.is_watertight and mesh.is_winding_consistent, "marching cubes left an open mesh"
@@ -161,30 +166,53 @@ def _check_options(resolution: int, threshold: float | int | str, min_component_
 # ------------------------------------------------------------------------------------------- asking the field
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, BLOCK):
-        yield slice(start, min(start + BLOCK, count))
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 @torch.no_grad()
 def _densities(field: DensityField, positions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
     device = device_of(field)
     out = np.empty(len(positions), dtype=np.float32)
-    for block in _blocks(len(positions)):
+    for block in _blocks(len(positions), BLOCK):
         points = torch.from_numpy(positions[block].astype(np.float32)).to(device)
         out[block] = field.density(points).float().cpu().numpy()
     return out
 
 
 @torch.no_grad()
-def _vertex_colors(field: DensityField, vertices: Float[np.ndarray, "v 3"]) -> UInt8[np.ndarray, "v 4"]:
-    """8-bit sRGB and an alpha of 255. Albedo is trained to match sRGB images, so it is sRGB as it stands."""
+def _vertex_colors(
+    field: DensityField,
+    vertices: Float[np.ndarray, "v 3"],
+    normals: Float[np.ndarray, "v 3"],
+    radius: float | int,
+) -> UInt8[np.ndarray, "v 4"]:
+    """What an eye sees that looks straight at each vertex: the field's albedo, composited along the inward normal.
+
+    A field is a little soft, and its albedo is trained where light is stopped, which is below the surface: the albedo
+    at the very vertex is 1.6 times as far from what renders show. 8-bit sRGB and an alpha of 255; albedo
+    is trained to match sRGB images, so it is sRGB as it stands.
+    """
     device = device_of(field)
+    (first, last), count = SKIN, SKIN_SAMPLES
+    delta = (last - first) * radius / count
+    depths = first * radius + (torch.arange(count, device=device) + 0.5) * delta
     out = np.full((len(vertices), 4), 255, dtype=np.uint8)
-    for block in _blocks(len(vertices)):
-        points = torch.from_numpy(vertices[block].astype(np.float32)).to(device)
-        albedo = field(points).albedo.float().cpu().numpy()
-        out[block, :3] = np.round(np.clip(albedo, 0.0, 1.0) * 255.0).astype(np.uint8)
+    for block in _blocks(len(vertices), BLOCK // (count + 1)):
+        surface, outward = (
+            torch.from_numpy(part[block].astype(np.float32)).to(device) for part in (vertices, normals)
+        )
+        positions = surface[:, None] - depths[:, None] * outward[:, None]
+        seen = field(torch.cat([positions.reshape(-1, 3), surface]))
+        albedo, own = seen.albedo.float().split([positions.shape[0] * count, len(surface)])
+        optical = seen.sigmas.float()[: len(albedo)].view(-1, count) * delta
+        before = torch.cumsum(optical, dim=1) - optical
+        weights = (torch.exp(-before) * -torch.expm1(-optical))[..., None]
+        # A trace of the vertex's own albedo: on a spike thinner than the samples there may be nothing else.
+        total = (weights * albedo.view(-1, count, 3)).sum(1) + OWN_WEIGHT * own
+        colour = (total / (weights.sum(1) + OWN_WEIGHT)).clamp(0, 1)
+        out[block, :3] = (colour * 255).round().to(torch.uint8).cpu().numpy()
     return out
 
 

@@ -115,12 +115,37 @@ def test_closed_hollows_are_filled(toys):
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.58**3, rel=0.01)
 
 
-def test_colours_are_the_albedo_at_the_vertices(toys):
-    mesh, _ = extract_mesh(toys.Solid(toys.ball(0.5, CENTRE)), 1.0, resolution=24, threshold=50.0)
-    expected = (mesh.vertices + 1) / 2 * 255
+def test_colours_are_the_albedo_of_the_surface(toys):
+    # A colour that changes along the surface and not across it: the same for every way to look at the skin.
+    def by_direction(positions):
+        return (
+            (positions - torch.tensor(CENTRE)) / (positions - torch.tensor(CENTRE)).norm(dim=-1, keepdim=True)
+            + 1
+        ) / 2
+
+    field = toys.Solid(toys.ball(0.5, CENTRE), by_direction)
+    mesh, _ = extract_mesh(field, 1.0, resolution=24, threshold=50.0)
+    expected = by_direction(torch.from_numpy(mesh.vertices.copy()).float()).numpy() * 255
     colours = vertex_colors(mesh)
     assert colours.dtype == np.uint8 and (colours[:, 3] == 255).all()
-    assert np.abs(colours[:, :3] - expected).max() <= 0.5 + 1e-3
+    assert np.abs(colours[:, :3] - expected).max() <= 1.5
+
+
+def test_colours_below_a_thin_skin_show_through_as_much_as_in_a_render(toys):
+    # Red grows with the depth s below the surface of a ball of constant density 30: seen from outside it is the integral
+    # of 30 exp(-30 s) c(s) over the depth looked at, divided by the opacity of that depth.
+    def red_inside(positions):
+        depth = 0.5 - positions.norm(dim=-1)
+        return torch.stack([8 * depth, 0 * depth, 0 * depth + 1], -1).clamp(0, 1)
+
+    field = toys.Solid(toys.ball(0.5), red_inside, peak=30.0, sharpness=3000)
+    mesh, _ = extract_mesh(field, 1.0, resolution=32, threshold=15.0)
+    colours = vertex_colors(mesh)
+    s = np.linspace(0, mesh_module.SKIN[1], 10001)
+    weights = 30 * np.exp(-30 * s)
+    expected = (weights * 8 * s).sum() / weights.sum()
+    assert np.abs(colours[:, 0] / 255 - expected).max() < 0.02
+    assert expected > 0.15 and (colours[:, 1] == 0).all() and (colours[:, 2] == 255).all()
 
 
 def test_no_surface_says_the_range_and_the_threshold(toys):
