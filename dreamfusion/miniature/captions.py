@@ -58,7 +58,7 @@ NO_ARTICLE_SHARE = 0.08
 THE_SHARE = 0.04
 
 
-def view_word(azimuth_deg: float, elevation_deg: float) -> str:
+def view_word(azimuth_deg: float | int, elevation_deg: float | int) -> str:
     """Which view a camera sees: "overhead" above 60 degrees, else "front", "side" or "back" by azimuth."""
     if elevation_deg > OVERHEAD_ELEVATION_DEG:
         return "overhead"

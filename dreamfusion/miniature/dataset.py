@@ -183,7 +183,7 @@ def load_shard(path: str | Path) -> Shard:
         with np.load(path, allow_pickle=False) as data:
             specs = [SceneSpec.from_json(str(line)) for line in data["specs"]]
             return Shard(data["images"], specs, data["azimuth_deg"], data["elevation_deg"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError) as error:
         raise DreamfusionError(
             f"cannot read the pictures in {path}: {error}",
             expected="a shard written by python -m dreamfusion.miniature.dataset",

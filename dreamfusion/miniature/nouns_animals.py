@@ -41,7 +41,7 @@ def peacock(b: Builder) -> None:
         b.sphere((side * 0.075, 0.018, 0.06), (0.045, 0.018, 0.075), GOLD)
         b.sphere((side * 0.155, 0.42, -0.03), (0.04, 0.10, 0.19), darker(b.main, 0.25), turn=(-8, 0, 0))
     # The fan: a thin upright disc that leans back, a ring of eye feathers around its edge.
-    lean = math.radians(b.vary(12, 0.3))
+    lean = math.radians(b.vary(12.0, 0.3))
     up, out = (0.0, math.cos(lean), -math.sin(lean)), (0.0, math.sin(lean), math.cos(lean))
     root = (0.0, 0.42, -0.15)
     size = b.vary(0.52, 0.08)

@@ -16,8 +16,8 @@ import torch
 
 from dreamfusion.miniature.solids import BOX, FRUSTUM, SPHERE, UNCUT, Solids
 
-Vector = Sequence[float]
-Rgb = tuple[float, float, float]
+Vector = Sequence[float | int]
+Rgb = tuple[float | int, float | int, float | int]
 
 COLORS: dict[str, Rgb] = {
     "red": (0.84, 0.09, 0.09),
@@ -92,10 +92,10 @@ class Seat:
     little on the other side.
     """
 
-    x: float = 0.0
-    z: float = 0.0
-    half_x: float = 0.3
-    half_z: float = 0.3
+    x: float | int = 0.0
+    z: float | int = 0.0
+    half_x: float | int = 0.3
+    half_z: float | int = 0.3
     wall: str | None = None
 
 
@@ -103,10 +103,10 @@ class Seat:
 class Head:
     """Where a hat goes: the crown's centre and the head's radius."""
 
-    x: float
-    y: float
-    z: float
-    radius: float
+    x: float | int
+    y: float | int
+    z: float | int
+    radius: float | int
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Builder:
     natural: bool = False
     seat: Seat | None = None
     head: Head | None = None
-    shelter: tuple[float, float, float, float] | None = None  # half x, half z, height, centre z of the room
+    shelter: tuple[float | int, ...] | None = None  # half x, half z, height, centre z of the room
     _kinds: list[int] = field(default_factory=list)
     _columns: list[tuple[float, ...]] = field(default_factory=list)
     _extras: list[tuple[float, ...]] = field(default_factory=list)
@@ -142,7 +142,12 @@ class Builder:
         self._extras.append((ratio, cut, *rgb))
 
     def sphere(
-        self, centre: Vector, radii: Vector | float, rgb: Rgb, turn: Vector = (0, 0, 0), cut: float = UNCUT
+        self,
+        centre: Vector,
+        radii: Vector | float | int,
+        rgb: Rgb,
+        turn: Vector = (0, 0, 0),
+        cut: float = UNCUT,
     ) -> None:
         """An ellipsoid; `turn` is pitch (x), yaw (y), roll (z) in degrees; `cut` keeps y >= cut of the unit frame."""
         rx, ry, rz = (radii, radii, radii) if isinstance(radii, int | float) else radii

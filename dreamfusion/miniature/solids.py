@@ -254,15 +254,24 @@ def surface_points(solids: Solids) -> Float[Tensor, "p k 3"]:
 
 
 def bounds(solids: Solids) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Lowest and highest corner of the axis-aligned box around all solids, exact but for cut spheres (uncut there)."""
+    """Lowest and highest corner of the axis-aligned box around all solids, exact."""
     matrix, centre = solids.to_world[:, :3, :3], solids.to_world[:, :3, 3]
-    x, y, z = matrix.unbind(-1)
-    disc = (x * x + z * z).sqrt()
+    low, high = -_reach(solids, -matrix), _reach(solids, matrix)
+    return (centre + low).amin(0), (centre + high).amax(0)
+
+
+def _reach(solids: Solids, rows: Float[Tensor, "p 3 3"]) -> Float[Tensor, "p 3"]:
+    # The greatest row . u over the unit solid, for each of three rows: its support function.
+    x, y, z = rows.unbind(-1)
+    across = (x * x + z * z).sqrt()
+    bottom = solids.keep_above.clamp_min(-1.0)[:, None]
+    length = (across * across + y * y).sqrt()
+    # A sphere's farthest point is row / |row|, unless it was cut off: then it lies on the rim of the cut.
+    rim = across * (1.0 - bottom * bottom).clamp_min(0.0).sqrt() + y * bottom
+    sphere = torch.where(y >= bottom * length, length, rim)
+    box = x.abs() + z.abs() + torch.maximum(y, y * bottom)
+    top_radius = solids.top_ratio[:, None]
+    bottom_radius = 1.0 + (top_radius - 1.0) * (bottom + 1.0) / 2.0
+    frustum = torch.maximum(across * bottom_radius + y * bottom, across * top_radius + y)
     kind = solids.kind[:, None]
-    round_or_square = torch.where(kind == SPHERE, (disc * disc + y * y).sqrt(), x.abs() + y.abs() + z.abs())
-    # A frustum is the hull of its two discs.
-    top = disc * solids.top_ratio[:, None]
-    is_frustum = kind == FRUSTUM
-    high = torch.where(is_frustum, torch.maximum(disc - y, top + y), round_or_square)
-    low = torch.where(is_frustum, torch.maximum(disc + y, top - y), round_or_square)
-    return (centre - low).amin(0), (centre + high).amax(0)
+    return torch.where(kind == SPHERE, sphere, torch.where(kind == BOX, box, frustum))

@@ -22,7 +22,7 @@ from dreamfusion.miniature.nouns import NOUNS, sculpt
 from dreamfusion.miniature.nouns_builder import COLORS, Builder, Rgb, Seat
 from dreamfusion.miniature.solids import Solids, bounds, merge, ray_intervals, surface_points
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 
 Relation = Literal["on", "next to", "under", "wearing"]
 Split = Literal["train", "held_out"]
@@ -122,9 +122,9 @@ def _thing(rng: np.random.Generator, noun: str) -> Thing:
     return Thing(noun, _pick(rng, list(COLORS)) if rng.random() < COLOR_SHARE else None)
 
 
-def _any_spec(rng: np.random.Generator) -> SceneSpec:
+def _any_spec(rng: np.random.Generator, pair: bool) -> SceneSpec:
     names = list(NOUNS)
-    if rng.random() >= PAIR_SHARE:
+    if not pair:
         return SceneSpec((_thing(rng, _pick(rng, names)),))
     relation = _pick(rng, list(RELATION_SHARES), list(RELATION_SHARES.values()))
     supports = [NOUNS[name].support for name in names]
@@ -151,8 +151,10 @@ def sample_spec(rng: np.random.Generator, split: Split = "train") -> SceneSpec:
     """
     if split not in ("train", "held_out"):
         raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    # Drawn once, so that rejection takes no more pairs than singles.
+    pair = bool(rng.random() < PAIR_SHARE)
     while True:
-        spec = _any_spec(rng)
+        spec = _any_spec(rng, pair)
         if len(spec.things) == 2 and spec.things[0].noun == spec.things[1].noun:
             # Twins are told apart by their colours only.
             colors = [thing.color for thing in spec.things]
@@ -178,8 +180,8 @@ class Composition:
 class _Placed:
     solids: Solids
     seat: Seat
-    head: tuple[float, float, float, float] | None
-    shelter: tuple[float, float, float, float] | None
+    head: tuple[float | int, ...] | None
+    shelter: tuple[float | int, ...] | None
     low: np.ndarray
     high: np.ndarray
 
@@ -218,13 +220,20 @@ def _placed(builder: Builder, size: float) -> _Placed:
 
 
 def _rescaled(p: _Placed, s: float) -> _Placed:
+    # Scaled, and put on the floor.
+    floor = float(p.low[1])
+    head, shelter = p.head, p.shelter
+    if head is not None:
+        head = (head[0] * s, (head[1] - floor) * s, head[2] * s, head[3] * s)
+    if shelter is not None:
+        shelter = (shelter[0] * s, shelter[1] * s, (shelter[2] - floor) * s, shelter[3] * s)
     return _Placed(
-        p.solids.moved(_affine(s, (0.0, -s * float(p.low[1]), 0.0))),
+        p.solids.moved(_affine(s, (0.0, -s * floor, 0.0))),
         Seat(p.seat.x * s, p.seat.z * s, p.seat.half_x * s, p.seat.half_z * s, p.seat.wall),
-        None if p.head is None else tuple(v * s for v in p.head),
-        None if p.shelter is None else tuple(v * s for v in p.shelter),
-        (p.low - [0, p.low[1], 0]) * s,
-        (p.high - [0, p.low[1], 0]) * s,
+        head,
+        shelter,
+        (p.low - [0, floor, 0]) * s,
+        (p.high - [0, floor, 0]) * s,
     )
 
 
@@ -241,8 +250,10 @@ def _shifted(p: _Placed, x: float, y: float, z: float) -> Solids:
     return p.solids.moved(_affine(1.0, (x, y, z)))
 
 
-def gap_below(upper: Solids, lower: Solids) -> float:
-    """How far `upper` can fall before it touches `lower`: exact over many columns; inf when it would miss.
+def gap_below(upper: Solids, lower: Solids) -> tuple[float, float]:
+    """How far `upper` can fall before it touches `lower`, exact over many columns, and the height of that contact.
+
+    (inf, 0) when it would miss.
 
     Columns go through the lowest points of `upper` and through a grid over the common footprint.
     """
@@ -264,8 +275,11 @@ def gap_below(upper: Solids, lower: Solids) -> float:
     bottoms = ray_intervals(upper, rays_o, up)[0].amin(0)
     tops = ray_intervals(lower, rays_o, up)[1].amax(0)
     gaps = bottoms - tops
-    gaps = gaps[torch.isfinite(gaps)]
-    return float(gaps.min()) if len(gaps) else math.inf
+    gaps = torch.where(torch.isfinite(gaps), gaps, math.inf)
+    if not torch.isfinite(gaps).any():
+        return math.inf, 0.0
+    touch = int(gaps.argmin())
+    return float(gaps[touch]), float(tops[touch])
 
 
 def _on(upper: _Placed, lower: _Placed) -> tuple[Solids, Solids]:
@@ -277,17 +291,31 @@ def _on(upper: _Placed, lower: _Placed) -> tuple[Solids, Solids]:
         scale = min(float(np.clip(1.0, least, most)), max(1.9 * min(room_x, room_z), least))
     else:
         scale = min(1.25 * room_x, 1.35 * room_z, most)
-    upper = _rescaled(upper, scale)
+    upper, raised, drop, straddles = _dropped(_rescaled(upper, scale), lower)
+    if straddles:
+        # Its feet would hang past both sides: small enough to stand, it looks meant.
+        fitting = max(0.95 * min(room_x, room_z) / scale, 0.35 * largest / float(upper.extent.max()))
+        if fitting < 1.0:
+            upper, raised, drop, _ = _dropped(_rescaled(upper, fitting), lower)
+    return raised.moved(_affine(1.0, (0.0, -drop, 0.0))), lower.solids
+
+
+def _dropped(upper: _Placed, lower: _Placed) -> tuple[_Placed, Solids, float, bool]:
+    # The thing above its seat, how far it falls, and whether it then hangs over the seat's sides.
+    seat, largest = lower.seat, float(lower.extent.max())
     z = seat.z
     if seat.wall == "back":
         z = max(z, seat.z - seat.half_z - float(upper.low[2]))
     elif seat.wall == "front":
         z = min(z, seat.z + seat.half_z - float(upper.high[2]))
-    raised = _shifted(upper, seat.x, float(lower.high[1]) + 1.0, z)
-    gap = gap_below(raised, lower.solids)
-    # Past the seat altogether: at the height of the highest point.
-    drop = (gap if math.isfinite(gap) else 1.0) + SINK * largest
-    return raised.moved(_affine(1.0, (0.0, -drop, 0.0))), lower.solids
+    base = float(lower.high[1]) + 1.0
+    raised = _shifted(upper, seat.x, base, z)
+    gap, height = gap_below(raised, lower.solids)
+    if not math.isfinite(gap):
+        # Past the seat altogether: at the height of the highest point.
+        return upper, raised, 1.0 + SINK * largest, False
+    straddles = height - (base - gap) > 0.15 * float(upper.extent[1])
+    return upper, raised, gap + SINK * largest, straddles
 
 
 def _next_to(first: _Placed, second: _Placed, rng: np.random.Generator) -> tuple[Solids, Solids]:
