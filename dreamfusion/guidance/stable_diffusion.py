@@ -6,6 +6,8 @@ is not; nothing is decoded. Prompts are encoded once, when the guidance is made,
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,12 +262,12 @@ def load_scheduler(directory: Path) -> Any:
     """The checkpoint's noise schedule as diffusers' DDIM scheduler, whatever sampler the checkpoint prefers."""
     from diffusers import DDIMScheduler
 
-    config, _ = DDIMScheduler.load_config(
-        directory / "scheduler", return_unused_kwargs=True, local_files_only=True
-    )
+    config = json.loads((directory / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     # Samplers without these keys do neither, while DDIM's own default is to clip, which ruins latents.
-    with quiet_libraries():
-        return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+    config |= {"clip_sample": False, "thresholding": False}
+    # Not DDIMScheduler.from_config: it imports every sampler that there is, and logs the keys of the others.
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    return DDIMScheduler(**{key: value for key, value in config.items() if key in known})
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
