@@ -57,14 +57,27 @@ def train(prompt: str, number: int, output: Path, extra: list[str]) -> None:
     from dreamfusion.runs import directory
 
     name = f"held-out-{number:02d}"
-    found = [info for info in directory.listing(output) if info.name.endswith(name)] if output.exists() else []
+    found = (
+        [info for info in directory.listing(output) if info.name.endswith(name)] if output.exists() else []
+    )
     if found and found[0].status == "finished":
         return
     tool = [sys.executable, "-m", "dreamfusion"]
     if found:
         command = [*tool, "resume", str(found[0].run.path), "--output", str(output)]
     else:
-        command = [*tool, "train", prompt, "--config", "miniature", "--output", str(output), "--name", name, *extra]
+        command = [
+            *tool,
+            "train",
+            prompt,
+            "--config",
+            "miniature",
+            "--output",
+            str(output),
+            "--name",
+            name,
+            *extra,
+        ]
     # One thread each: two runs side by side are faster than two threads in one.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -109,7 +122,9 @@ def look(prompts: list[str], captions: list[str], output: Path) -> tuple[list[di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--count", type=int, default=1 + SINGLES + PAIRS, help="only the first prompts")
