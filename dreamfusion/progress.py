@@ -58,7 +58,8 @@ class Bar:
         self.task, self.unit, self.report_every_s = task, unit, report_every_s
         self._shown = interactive()
         self._bar: Any = None
-        self._reported = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._reported = (0.0, 0)
 
     def __enter__(self) -> Bar:
         return self
@@ -72,9 +73,27 @@ class Bar:
         """`done` of `total` units are finished; the first call sets where the rate is counted from."""
         if self._shown:
             self._draw(done, total, metrics or {})
-        elif self.report_every_s is not None and time.monotonic() - self._reported >= self.report_every_s:
-            self._reported = time.monotonic()
-            event(event="progress", task=self.task, done=done, total=total, **(metrics or {}))
+        elif self.report_every_s is not None:
+            self._report(done, total, metrics or {})
+
+    def _report(self, done: int, total: int, metrics: Mapping[str, float | str]) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = self._reported = (now, done)
+        if self.report_every_s is None or now - self._reported[0] < self.report_every_s:
+            return
+        self._reported = (now, done)
+        rate = (done - self._first[1]) / (now - self._first[0])
+        eta_s = round((total - done) / rate) if rate > 0 else None
+        event(
+            event="progress",
+            task=self.task,
+            done=done,
+            total=total,
+            rate=round(rate, 3),
+            eta_s=eta_s,
+            **metrics,
+        )
 
     def close(self) -> None:
         """Leave the bar as it stands and the cursor below it."""

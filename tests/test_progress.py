@@ -67,5 +67,7 @@ def test_reports_for_programs_are_spaced_in_time(
             now[0] = float(done)
             bar(done, 25, {"opacity": 0.5})
     out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["done"] for line in out] == [10, 20]
-    assert out[0] == {"event": "progress", "task": "training", "done": 10, "total": 25, "opacity": 0.5}
+    # The first step, which loads and warms up, is where the clock starts.
+    assert [line["done"] for line in out] == [11, 21]
+    expected = {"task": "training", "done": 11, "total": 25, "rate": 1.0, "eta_s": 14, "opacity": 0.5}
+    assert out[0] == {"event": "progress", **expected}
