@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor
 
@@ -31,8 +30,3 @@ def _derived(seed: int, purpose: str) -> int:
     # Seeds that differ by a little must not give generators that do: hence a hash and no sum.
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def seed_everything_else(seed: int) -> None:
-    """Seed torch's global generator, which no code here draws from, in case a library does."""
-    torch.manual_seed(_derived(seed, "global"))

@@ -30,7 +30,6 @@ from dreamfusion.training.randomness import (
     generator_states,
     make_generators,
     restore_generators,
-    seed_everything_else,
 )
 
 
@@ -160,7 +159,6 @@ class Trainer:
     ) -> None:
         _check_normals(config)
         self.config, self.device = config, torch.device(device)
-        seed_everything_else(config.seed)
         self.generators = make_generators(config.seed)
         self.guidance = _stable_diffusion(config, self.device) if guidance is None else guidance
         self.scene = make_scene(config.scene, self.generators["init"]).to(self.device)
@@ -347,8 +345,8 @@ def _stable_diffusion(config: ExperimentConfig, device: torch.device) -> Guidanc
 @torch.no_grad()
 def _mean_opacities(output: RenderOutput, cameras: Cameras, radius: float) -> tuple[float, float]:
     """Mean opacity of the image, and of the rays that pass the ball (0 if none does)."""
-    rays_o, rays_d = (rays.reshape(-1, 3) for rays in cameras.rays())
-    t_near, t_far = intersect_ball(rays_o, rays_d, radius)
+    rays_o = cameras.positions[:, None, None, :].expand_as(output.rays_d)
+    t_near, t_far = intersect_ball(rays_o.reshape(-1, 3), output.rays_d.reshape(-1, 3), radius)
     through = (t_far > t_near).to(output.opacity.dtype)
     opacity = output.opacity.detach().flatten()
     mean = torch.stack([opacity.mean(), (opacity * through).sum() / through.sum().clamp(min=1.0)])
