@@ -70,7 +70,7 @@ def view_word(azimuth_deg: float | int, elevation_deg: float | int) -> str:
 
 def with_article(phrase: str) -> str:
     """ "a red car", "an orange cat"."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if phrase.startswith(tuple('aeiou')) else 'a'} {phrase}"
 
 
 def _plain_phrase(thing: Thing) -> str:
@@ -80,13 +80,14 @@ def _plain_phrase(thing: Thing) -> str:
 def plain_caption(spec: SceneSpec) -> str:
     """The canonical text of a scene, e.g. "a red car on a blue table"."""
     phrases = [with_article(_plain_phrase(thing)) for thing in spec.things]
-    return phrases[0] if spec.relation is None else f"{phrases[0]} {spec.relation} {phrases[1]}"
+    return phrases[0] if spec.relation is None else f" {spec.relation} ".join(phrases)
 
 
 def _chosen(rng: np.random.Generator, words: tuple[str, ...]) -> str:
-    if len(words) > 1 and rng.random() < SYNONYM_SHARE:
-        return words[1 + int(rng.integers(len(words) - 1))]
-    return words[0]
+    plain, *others = words
+    if others and rng.random() < SYNONYM_SHARE:
+        return others[int(rng.integers(len(others)))]
+    return plain
 
 
 def caption(spec: SceneSpec, view: str | None, rng: np.random.Generator) -> str:

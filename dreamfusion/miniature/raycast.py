@@ -70,7 +70,10 @@ def render(
 
     def average(values: Tensor) -> Tensor:
         blocks = values.reshape(b, h, supersample, w, supersample, -1)
-        total = sum(blocks[:, :, i, :, j] for i in range(supersample) for j in range(supersample))
+        total = torch.zeros_like(blocks[:, :, 0, :, 0])
+        for i in range(supersample):
+            for j in range(supersample):
+                total += blocks[:, :, i, :, j]
         return total / supersample**2
 
     opacity = average(hit)
@@ -258,7 +261,8 @@ def _normals(
         towards = m[0] * rays_d[0] + m[1] * rays_d[1] + m[2] * rays_d[2]
         through = torch.where(face == axis, -torch.sign(towards), 0.0)
         gradient[axis] = torch.where(face >= 0, through, gradient[axis])
-    world = [sum(matrix[i][k] * gradient[i] for i in range(3)) for k in range(3)]
+    m, g = matrix, gradient
+    world = [m[0][k] * g[0] + m[1][k] * g[1] + m[2][k] * g[2] for k in range(3)]
     return _normalised(world)
 
 
@@ -273,6 +277,7 @@ def _shade(solids: Solids, hits: _Hits, lights: Lights | None) -> Tensor:
         return albedo
     light = _gathered(lights.position, hits.scene)
     to_light = _normalised([light[k] - hits.positions[k] for k in range(3)])
-    cosine = sum(to_light[k] * hits.normals[k] for k in range(3))
+    n, to = hits.normals, to_light
+    cosine = n[0] * to[0] + n[1] * to[1] + n[2] * to[2]
     diffuse, ambient = (v.index_select(0, hits.scene) for v in (lights.diffuse, lights.ambient))
     return albedo * (ambient + diffuse * cosine.clamp_min(0.0))[:, None]

@@ -36,7 +36,7 @@ UNIFORM_AREA_PROBABILITY = 0.5
 
 PAIR_SHARE = 0.45
 COLOR_SHARE = 0.5
-RELATION_SHARES: dict[str, float] = {"on": 0.56, "next to": 0.22, "under": 0.08, "wearing": 0.14}
+RELATION_SHARES: dict[Relation, float] = {"on": 0.56, "next to": 0.22, "under": 0.08, "wearing": 0.14}
 HELD_OUT_PERCENT = 12
 ALWAYS_HELD_OUT_PAIR = frozenset({"peacock", "surfboard"})
 # How deep a thing presses into what it rests on, so that no crack shows.
@@ -114,8 +114,12 @@ def is_held_out(spec: SceneSpec) -> bool:
 def _pick(rng: np.random.Generator, names: list[str], weights: list[float] | None = None) -> str:
     if weights is None:
         return names[int(rng.integers(len(names)))]
+    return names[_pick_index(rng, weights)]
+
+
+def _pick_index(rng: np.random.Generator, weights: list[float]) -> int:
     total = np.cumsum(weights)
-    return names[int(np.searchsorted(total, rng.random() * total[-1], side="right"))]
+    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
 
 def _thing(rng: np.random.Generator, noun: str) -> Thing:
@@ -126,7 +130,7 @@ def _any_spec(rng: np.random.Generator, pair: bool) -> SceneSpec:
     names = list(NOUNS)
     if not pair:
         return SceneSpec((_thing(rng, _pick(rng, names)),))
-    relation = _pick(rng, list(RELATION_SHARES), list(RELATION_SHARES.values()))
+    relation = list(RELATION_SHARES)[_pick_index(rng, list(RELATION_SHARES.values()))]
     supports = [NOUNS[name].support for name in names]
     if relation == "wearing":
         first, second = _pick(rng, [name for name in names if NOUNS[name].wears]), "hat"

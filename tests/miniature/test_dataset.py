@@ -84,8 +84,8 @@ def test_views_are_drawn_as_stated():
     elevation = cameras.elevation_deg.numpy()
     assert elevation.min() >= low - 1e-3 and elevation.max() <= high + 1e-3
     # Half uniform in angle, half in area: the mean of the two means.
-    sines = np.sin(np.radians([low, high]))
-    by_area = np.degrees(np.arcsin(np.linspace(*sines, 10001))).mean()
+    first, last = (float(np.sin(np.radians(v))) for v in (low, high))
+    by_area = np.degrees(np.arcsin(np.linspace(first, last, 10001))).mean()
     assert elevation.mean() == pytest.approx(((low + high) / 2 + by_area) / 2, abs=1.0)
     assert np.histogram(cameras.azimuth_deg.numpy(), 8, (-180, 180))[0].min() > 400
     assert (

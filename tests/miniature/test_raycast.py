@@ -96,6 +96,17 @@ def test_depth_and_normals_of_a_sphere_are_the_closed_form():
     assert torch.allclose(picture.normals[0][hit], points[hit] / 0.5, atol=1e-4)
 
 
+def test_normals_of_a_cone_lean_up_by_its_slope():
+    b = sculpture()
+    b.cone((0, -0.5, 0), 0.5, 1.0, RED)
+    camera = orbit_cameras(0.0, 0.0, 2.5, 43.0, 33)
+    picture = render(b.solids(), camera, gray(1, 33), supersample=1, with_geometry=True)
+    assert picture.normals is not None
+    # The side falls by 1 over 0.5: the normal is (0, 1, 2) / sqrt(5) where it faces the camera.
+    expected = torch.tensor([0.0, 1.0, 2.0]) / math.sqrt(5.0)
+    assert torch.allclose(picture.normals[0, 16, 16], expected, atol=1e-4)
+
+
 def test_normals_are_the_outward_gradient_of_the_inside(generator):
     solids = everything()
     camera = orbit_cameras(15.0, 35.0, 2.5, 43.0, 40)
