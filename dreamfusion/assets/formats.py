@@ -104,7 +104,7 @@ def _finish_gltf(tree: dict[str, Any]) -> None:
             "doubleSided": False,
         }
     ]
-    tree["meshes"][0]["name"] = "object"
+    tree["meshes"][0]["name"] = tree["nodes"][0]["name"] = "object"
     primitive = tree["meshes"][0]["primitives"][0]
     primitive["material"] = 0
     primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_COLOR_0")
