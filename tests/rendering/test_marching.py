@@ -10,6 +10,8 @@ from dreamfusion.rendering.marching import PackedSamples, march
 from dreamfusion.rendering.occupancy import OccupancyGrid
 from dreamfusion.rendering.rays import intersect_ball
 
+Rays = tuple[torch.Tensor, torch.Tensor]
+
 
 @pytest.fixture
 def rays():
@@ -24,7 +26,7 @@ def _lengths(samples):
 
 @pytest.mark.parametrize("jitter", [False, True])
 @pytest.mark.parametrize("radius", [1.0, 0.6])
-def test_intervals_tile_the_chord(rays, jitter, radius):
+def test_intervals_tile_the_chord(rays: Rays, jitter, radius):
     samples = march(*rays, radius, 32, None, torch.Generator().manual_seed(0) if jitter else None)
     near, far = intersect_ball(*rays, radius)
     torch.testing.assert_close(_lengths(samples), far - near, atol=2e-6, rtol=0)
@@ -36,19 +38,19 @@ def test_intervals_tile_the_chord(rays, jitter, radius):
     assert samples.n_rays == 24 * 24
 
 
-def test_samples_lie_in_the_ball(rays):
+def test_samples_lie_in_the_ball(rays: Rays):
     samples = march(*rays, 0.7, 64)
     assert (samples.positions(*rays).norm(dim=-1) <= 0.7 + 1e-6).all()
 
 
-def test_positions_are_on_their_rays(rays):
+def test_positions_are_on_their_rays(rays: Rays):
     samples = march(*rays, 0.7, 8)
     rays_o, rays_d = rays
     expected = rays_o[samples.ray_indices] + samples.t_mids[:, None] * rays_d[samples.ray_indices]
     torch.testing.assert_close(samples.positions(*rays), expected)
 
 
-def test_jitter_comes_from_the_generator_alone(rays):
+def test_jitter_comes_from_the_generator_alone(rays: Rays):
     def jittered(seed):
         return march(*rays, 1.0, 16, None, torch.Generator().manual_seed(seed)).t_starts
 
@@ -72,14 +74,14 @@ def test_jitter_shifts_each_ray_uniformly_over_a_step():
     assert (shift - torch.linspace(0, 1, 4000)).abs().max() < 2.0 / 4000**0.5
 
 
-def test_without_jitter_it_is_deterministic_and_steps_start_where_the_ball_does(rays):
+def test_without_jitter_it_is_deterministic_and_steps_start_where_the_ball_does(rays: Rays):
     samples = march(*rays, 1.0, 16)
     near, _ = intersect_ball(*rays, 1.0)
     first = torch.searchsorted(samples.ray_indices, samples.ray_indices.unique())
     torch.testing.assert_close(samples.t_starts[first], near[samples.ray_indices[first]])
 
 
-def test_only_occupied_cells_are_visited(rays, generator):
+def test_only_occupied_cells_are_visited(rays: Rays, generator):
     grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
     grid.occupied_cells.copy_(torch.rand(512, generator=generator) < 0.3)
     everything, some = march(*rays, 1.0, 40), march(*rays, 1.0, 40, grid)
@@ -104,7 +106,7 @@ def test_selecting_nothing_leaves_one_sample_without_length():
     assert torch.equal(samples.select(torch.tensor([False, True])).ray_indices, torch.tensor([3]))
 
 
-def test_rays_end_behind_what_is_solid_but_not_before(make_renderer, shapes, rays):
+def test_rays_end_behind_what_is_solid_but_not_before(make_renderer, shapes, rays: Rays):
     renderer = make_renderer(shapes.ball(0.6, sigma=60.0))
     field, grid = renderer.scene.field, renderer.occupancy
     grid.update(field, 64, torch.Generator().manual_seed(0))
@@ -127,7 +129,7 @@ def test_half_the_remembered_density_ends_a_ray():
     assert samples.t_starts.max().item() == pytest.approx(1.0 + 1.1513, abs=3e-3)
 
 
-def test_rays_that_pass_by_everything_are_left_out_at_once(rays):
+def test_rays_that_pass_by_everything_are_left_out_at_once(rays: Rays):
     grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
     everything = march(*rays, 1.0, 40, grid)
     grid.reach.fill_(0.5)

@@ -292,6 +292,7 @@ def test_textureless_light_teaches_shape_through_the_normals():
     cameras = orbit_cameras(0.0, 20.0, 1.2, 20.0, 8)
     shading = ShadingSample("textureless", _light(cameras, 0.5, 1.0, 0.8), 0.0, 1.0)
     seen = renderer.render(cameras, shading)
+    assert seen.weights is not None
     assert seen.sample_normals is not None and seen.sample_normals.requires_grad
     (gradient,) = torch.autograd.grad(
         (seen.weights.detach()[:, None] * seen.sample_normals).sum(),

@@ -8,6 +8,8 @@ from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import march
 from dreamfusion.rendering.visibility import find_visible
 
+Rays = tuple[torch.Tensor, torch.Tensor]
+
 
 @pytest.fixture
 def rays():
@@ -17,7 +19,9 @@ def rays():
 
 @pytest.mark.parametrize("termination", [0.3, 1e-2, 1e-3])
 @pytest.mark.parametrize("min_weight", [0.0, 1e-2])
-def test_exactly_what_is_hidden_or_faint_is_left_out(make_renderer, shapes, rays, termination, min_weight):
+def test_exactly_what_is_hidden_or_faint_is_left_out(
+    make_renderer, shapes, rays: Rays, termination, min_weight
+):
     field = make_renderer(shapes.soft_blob(sigma=20.0)).scene.field
     samples = march(*rays, 1.0, 64)
     whole = composite(field.density(samples.positions(*rays)), samples)
@@ -32,7 +36,7 @@ def test_exactly_what_is_hidden_or_faint_is_left_out(make_renderer, shapes, rays
 
 
 @pytest.mark.parametrize("termination", [0.3, 1e-2, 1e-3])
-def test_the_opacity_changes_by_no_more_than_the_termination(make_renderer, shapes, rays, termination):
+def test_the_opacity_changes_by_no_more_than_the_termination(make_renderer, shapes, rays: Rays, termination):
     field = make_renderer(shapes.soft_blob(sigma=20.0)).scene.field
     samples = march(*rays, 1.0, 64)
 
@@ -45,7 +49,7 @@ def test_the_opacity_changes_by_no_more_than_the_termination(make_renderer, shap
     assert 0 < lost.max() <= termination + 1e-6
 
 
-def test_nothing_visible_weighs_nothing(make_renderer, shapes, rays):
+def test_nothing_visible_weighs_nothing(make_renderer, shapes, rays: Rays):
     field = make_renderer(shapes.constant(0.0)).scene.field
     visible, weights = find_visible(field, march(*rays, 1.0, 8), *rays, 1e-3, 1e-4)
     assert len(visible) == 1 and weights.tolist() == [0.0]
