@@ -274,7 +274,7 @@ class GridsField(Field):
 
     def _make_grids(self, channels: int, generator: Generator) -> nn.ParameterList:
         return nn.ParameterList(
-            uniform_parameter((channels, cells + 1, cells + 1, cells + 1), 1e-2, generator)
+            uniform_parameter((channels, cells + 1, cells + 1, cells + 1), 1e-3, generator)
             for cells in self.cells
         )
 
