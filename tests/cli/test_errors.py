@@ -89,12 +89,20 @@ def test_a_device_that_is_not_there(dreamfusion: Call, husk: Path, monkeypatch: 
 
 @pytest.mark.parametrize("command", ["train", "sample"])
 def test_an_output_that_cannot_be_written(
-    dreamfusion: Call, husk: Path, tmp_path: Path, command: str
+    dreamfusion: Call, husk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    from dreamfusion import doctor
+
+    # Another device than there is: looking for it loads torch, so the output has to be told before.
+    monkeypatch.setattr(doctor, "why_no_mps", lambda: "no Apple GPU")
     (tmp_path / "file").touch()
     place = "file" if command == "train" else "file/sheet.png"
-    extra = ["--config", "miniature", "--device", "cpu"] if command == "train" else []
-    told(dreamfusion(command, "a duck", "--model", husk, "--output", place, *extra), 18, "file")
+    extra = ["--config", "miniature"] if command == "train" else []
+    told(
+        dreamfusion(command, "a duck", "--model", husk, "--output", place, "--device", "mps", *extra),
+        18,
+        "file",
+    )
 
 
 def test_nothing_is_left_behind_by_a_mistake(dreamfusion: Call, husk: Path, tmp_path: Path) -> None:
