@@ -1,0 +1,1 @@
+"""How the miniature is trained: tokenizer, autoencoder, small CLIP, diffusion model, sample sheets, export."""

@@ -1,0 +1,212 @@
+"""Training the small CLIP: which caption belongs to which picture, with captions that are wrong by one word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from dreamfusion.miniature.captions import RELATION_WORDS, caption, plain_caption
+from dreamfusion.miniature.nouns import NOUNS
+from dreamfusion.miniature.nouns_builder import COLORS
+from dreamfusion.miniature.training.data import Pictures, draw_indices, to_model
+from dreamfusion.miniature.training.loop import Learner, step_generator
+from dreamfusion.miniature.training.tokenizer import CaptionEncoder
+from dreamfusion.miniature.world import SceneSpec, Thing
+
+# Half of the captions name the view, so that a text without one is as familiar to the judge as one with it.
+VIEW_SHARE = 0.5
+MAX_LOGIT_SCALE = 50.0
+RANKED = 100
+# What each picture shows, told to the vision tower outright: it learns to see in a fraction of the pictures that the
+# contrast alone would take. These heads are left behind on export.
+HEADS = ("noun a", "color a", "relation", "noun b", "color b")
+HEADS_WEIGHT = 0.3
+
+
+def _other(rng: np.random.Generator, names: Sequence[str], but: str | None) -> str:
+    while True:
+        name = names[int(rng.integers(len(names)))]
+        if name != but:
+            return name
+
+
+def wrong_by_one(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
+    """A scene that differs from `spec` in one noun, one colour, or in what belongs to what."""
+    things = list(spec.things)
+    colors = [thing.color for thing in things]
+    if len(things) == 2 and rng.random() < 0.5:
+        if colors[0] != colors[1] and rng.random() < 0.6:
+            return replace(spec, things=(Thing(things[0].noun, colors[1]), Thing(things[1].noun, colors[0])))
+        if spec.relation != "next to" and things[0].noun != things[1].noun:
+            return replace(spec, things=(things[1], things[0]))
+    which = int(rng.integers(len(things)))
+    thing = things[which]
+    if thing.color is not None and rng.random() < 0.6:
+        things[which] = Thing(thing.noun, _other(rng, list(COLORS), thing.color))
+    else:
+        things[which] = Thing(_other(rng, list(NOUNS), thing.noun), thing.color)
+    return replace(spec, things=tuple(things))
+
+
+def labels(spec: SceneSpec) -> list[int]:
+    """The class of each of `HEADS`; 0 stands for "none". Neighbours are put in alphabetical order."""
+    things = list(spec.things)
+    if spec.relation == "next to":
+        things.sort(key=lambda thing: (thing.noun, thing.color or ""))
+    nouns, colors, relations = list(NOUNS), list(COLORS), list(RELATION_WORDS)
+    found = []
+    for thing in [*things, None][:2]:
+        noun = 0 if thing is None else 1 + nouns.index(thing.noun)
+        color = 0 if thing is None or thing.color is None else 1 + colors.index(thing.color)
+        found += [noun, color]
+    relation = 0 if spec.relation is None else 1 + relations.index(spec.relation)
+    return [*found[:2], relation, *found[2:]]
+
+
+def make_heads(width: int) -> nn.ModuleDict:
+    """A linear classifier for each of `HEADS`."""
+    sizes = (len(NOUNS), len(COLORS), len(RELATION_WORDS), len(NOUNS), len(COLORS))
+    return nn.ModuleDict({name: nn.Linear(width, 1 + size) for name, size in zip(HEADS, sizes, strict=True)})
+
+
+def augment(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Random shift, zoom, brightness, contrast, softness and grain: a judge of NeRF renders must not mind these."""
+    count = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (torch.rand((count, *shape), generator=generator) * (high - low) + low).to(images.device)
+
+    zoom = uniform(0.9, 1.2)
+    theta = torch.zeros(count, 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = zoom
+    theta[:, :, 2] = uniform(-0.1, 0.1, 2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    made = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(F.pad(made, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    made = torch.lerp(made, soft, uniform(-0.3, 1.0, 1, 1, 1).clamp(min=0.0))
+    made = made * uniform(0.8, 1.2, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
+    grain = torch.randn(made.shape, generator=generator).to(made.device)
+    return (made + grain * uniform(-0.05, 0.1, 1, 1, 1).clamp(min=0.0)).clamp(-1.0, 1.0)
+
+
+def contrastive_loss(logits: Float[Tensor, "b texts"], same: Bool[Tensor, "b texts"]) -> Float[Tensor, ""]:
+    """Mean of both cross entropies; text i is picture i's, `same` marks other texts that are as right and are left out.
+
+    The texts past the first b are wrong for their picture and only serve as further choices.
+    """
+    count = len(logits)
+    target = torch.arange(count, device=logits.device)
+    masked = logits.masked_fill(same, -1e4)
+    masked = masked.scatter(1, target[:, None], logits.gather(1, target[:, None]))
+    return 0.5 * (F.cross_entropy(masked, target) + F.cross_entropy(masked[:, :count].t(), target))
+
+
+@dataclass
+class ContrastiveLearner(Learner):
+    """A small CLIPModel on augmented pictures, random captions and captions that are wrong by one word."""
+
+    pictures: Pictures | None = None
+    held_out: Pictures | None = None
+    encode_captions: CaptionEncoder | None = None
+
+    @property
+    def model(self) -> CLIPModel:
+        return self.modules["clip"]  # pyright: ignore[reportReturnType]
+
+    def see(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b width"]:
+        """The vision tower's summary of images in [-1, 1], before the projection."""
+        return self.model.vision_model(pixel_values=images).pooler_output
+
+    def image_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Unit features of images in [-1, 1]."""
+        return self.project(self.see(images))
+
+    def project(self, pooled: Float[Tensor, "b width"]) -> Float[Tensor, "b d"]:
+        """Unit features of what `see` returned."""
+        return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
+
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "b d"]:
+        """Unit features of texts."""
+        assert self.encode_captions is not None
+        pooled = self.model.text_model(self.encode_captions(texts).to(self.device)).pooler_output
+        return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        assert self.pictures is not None
+        generator = step_generator(self.seed, self.step)
+        rng = np.random.default_rng([self.seed, self.step])
+        indices = draw_indices(len(self.pictures), self.batch_size, generator).tolist()
+        images = augment(to_model(self.pictures.images[indices], self.device), generator)
+        specs = [self.pictures.specs[i] for i in indices]
+        views = [self.pictures.views[i] if rng.random() < VIEW_SHARE else None for i in indices]
+        wrong = [wrong_by_one(spec, rng) for spec in specs]
+        texts = [caption(spec, view, rng) for spec, view in zip(specs + wrong, views + views, strict=True)]
+        names = [plain_caption(spec) for spec in specs + wrong]
+        numbers = torch.tensor(_numbered(names))
+        same = (numbers[: len(specs), None] == numbers[None]).to(self.device)
+        with self.autocast():
+            pooled = self.see(images)
+            features, text_features = self.project(pooled), self.text_features(texts)
+            told = self.told_loss(pooled, specs)
+        scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        logits = scale * features @ text_features.t()
+        right = (logits.detach().argmax(1).cpu() == torch.arange(len(specs))).float().mean()
+        figures = {"top1": float(right), "told": float(told.detach()), "scale": float(scale.detach())}
+        return contrastive_loss(logits, same) + HEADS_WEIGHT * told, figures
+
+    def told_loss(self, pooled: Float[Tensor, "b width"], specs: Sequence[SceneSpec]) -> Tensor:
+        """Cross entropy of the heads, summed over them."""
+        wanted = torch.tensor([labels(spec) for spec in specs], device=pooled.device)
+        heads = cast(nn.ModuleDict, self.modules["heads"])
+        losses = [F.cross_entropy(heads[name](pooled).float(), wanted[:, i]) for i, name in enumerate(HEADS)]
+        return torch.stack(losses).sum()
+
+    def evaluate(self) -> dict[str, float]:
+        """Top-1 of held-out pictures among 100 different held-out captions, and against captions wrong by one."""
+        assert self.held_out is not None
+        return ranking(self, self.held_out, np.random.default_rng(0))
+
+
+def _numbered(names: Sequence[str]) -> list[int]:
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [order[name] for name in names]
+
+
+@torch.no_grad()
+def ranking(learner: ContrastiveLearner, pictures: Pictures, rng: np.random.Generator) -> dict[str, float]:
+    """How often the right plain caption wins: among `RANKED` different ones, and against one wrong by one word."""
+    names = pictures.plain_captions(range(len(pictures)))
+    rounds, hits, seen = 0, 0, 0
+    order = rng.permutation(len(pictures)).tolist()
+    while rounds < 5 and len(order) >= RANKED:
+        chosen: dict[str, int] = {}
+        while order and len(chosen) < RANKED:
+            index = order.pop()
+            chosen.setdefault(names[index], index)
+        if len(chosen) < RANKED:
+            break
+        indices = list(chosen.values())
+        features = learner.image_features(to_model(pictures.images[indices], learner.device))
+        texts = learner.text_features(list(chosen))
+        hits += int(((features @ texts.t()).argmax(1).cpu() == torch.arange(RANKED)).sum())
+        seen += RANKED
+        rounds += 1
+    some = rng.permutation(len(pictures))[:300].tolist()
+    features = learner.image_features(to_model(pictures.images[some], learner.device))
+    right = learner.text_features([names[i] for i in some])
+    wrong = learner.text_features([plain_caption(wrong_by_one(pictures.specs[i], rng)) for i in some])
+    pairs = ((features * right).sum(-1) > (features * wrong).sum(-1)).float().mean()
+    return {"top1_of_100": hits / max(seen, 1), "hard_pairs": float(pairs)}
+
+
+def contrastive_modules(clip: CLIPModel) -> nn.ModuleDict:
+    """The learner's modules."""
+    return nn.ModuleDict({"clip": clip, "heads": make_heads(clip.config.vision_config.hidden_size)})

@@ -1,0 +1,161 @@
+"""Training the denoiser and the text tower that reads the prompt for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from dreamfusion.miniature.training.data import Pictures, draw_indices
+from dreamfusion.miniature.training.loop import Learner, step_generator
+from dreamfusion.miniature.training.models import LATENT_CHANNELS, LATENT_SIZE, make_scheduler
+from dreamfusion.miniature.training.sheets import SHEET_PROMPTS, draw_samples, with_views
+from dreamfusion.miniature.training.tokenizer import CaptionEncoder
+
+CAPTION_DROPOUT = 0.1
+MIN_SNR_GAMMA = 5.0
+EVALUATED_TIMESTEPS = (150, 350, 550, 750, 930)
+
+
+def snr_weights(alphas_cumprod: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """(min(SNR, gamma) + 1) / (SNR + 1): 1 from pure noise up to SNR = gamma, less where little noise is left.
+
+    Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, sec. 3.4) bounds the weight of the easy, nearly clean end. Its
+    form for v, min(SNR, gamma) / (SNR + 1), also vanishes in pure noise; but that is where score distillation learns
+    the shape of an object, so v's own even weight is kept there.
+    """
+    snr = alphas_cumprod / (1.0 - alphas_cumprod)
+    return (snr.clamp(max=MIN_SNR_GAMMA) + 1.0) / (snr + 1.0)
+
+
+def even_timesteps(batch_size: int, steps: int, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Timesteps spread evenly over a batch with one random offset: each alone is uniform, together they vary less."""
+    offset = torch.rand((), generator=generator)
+    shares = (offset + torch.arange(batch_size) / batch_size) % 1.0
+    return (shares * steps).long().clamp(max=steps - 1)
+
+
+def noisy_and_target(
+    latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], alphas_cumprod: Float[Tensor, " b"]
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """The noisy latents and v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans & Ho 2022, appendix D)."""
+    signal = alphas_cumprod.sqrt()[:, None, None, None]
+    spread = (1.0 - alphas_cumprod).sqrt()[:, None, None, None]
+    return signal * latents + spread * noise, signal * noise - spread * latents
+
+
+@dataclass
+class DiffusionLearner(Learner):
+    """The UNet and, unless it is frozen, its text tower on encoded pictures; v-prediction, min-SNR weights.
+
+    `latents` and `held_out_latents` are scaled to unit spread. `text_frozen` keeps the tower out of the optimiser.
+    """
+
+    latents: Tensor | None = None
+    pictures: Pictures | None = None
+    held_out_latents: Tensor | None = None
+    held_out: Pictures | None = None
+    encode_captions: CaptionEncoder | None = None
+    vae: AutoencoderKL | None = None
+    text_frozen: bool = False
+    sheet_seed: int = 0
+    scheduler: DDIMScheduler = field(default_factory=make_scheduler)
+
+    def __post_init__(self) -> None:
+        self.modules["text"].requires_grad_(not self.text_frozen)
+        super().__post_init__()
+        self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self.modules["unet"]  # pyright: ignore[reportReturnType]
+
+    @property
+    def text(self) -> CLIPTextModel:
+        return self.modules["text"]  # pyright: ignore[reportReturnType]
+
+    def text_states(self, texts: Sequence[str]) -> Float[Tensor, "b tokens width"]:
+        """What the tower makes of the texts."""
+        assert self.encode_captions is not None
+        return self.text(self.encode_captions(texts).to(self.device)).last_hidden_state
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        """The UNet's v, float32."""
+        return self.unet(noisy, timesteps, states).sample.float()
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        assert self.latents is not None and self.pictures is not None
+        generator = step_generator(self.seed, self.step)
+        rng = np.random.default_rng([self.seed, self.step])
+        indices = draw_indices(len(self.latents), self.batch_size, generator)
+        texts = self.pictures.captions(indices.tolist(), rng)
+        texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
+        latents = self.latents[indices.to(self.latents.device)].to(self.device, torch.float32)
+        timesteps = even_timesteps(self.batch_size, len(self.alphas_cumprod), generator).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        alphas_cumprod = self.alphas_cumprod[timesteps]
+        noisy, target = noisy_and_target(latents, noise, alphas_cumprod)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            predicted = self.predict(noisy, timesteps, self.text_states(texts))
+        errors = (predicted - target).square().mean((1, 2, 3))
+        loss = (errors * snr_weights(alphas_cumprod)).mean()
+        return loss, {"v_mse": float(errors.detach().mean())}
+
+    def evaluate(self) -> dict[str, float]:
+        """The error of v at fixed timesteps, on held-out pictures with fixed noise and plain captions."""
+        assert self.held_out_latents is not None and self.held_out is not None
+        count = min(192, len(self.held_out_latents))
+        latents = self.held_out_latents[:count].to(self.device, torch.float32)
+        with self.autocast():
+            states = self.text_states(self.held_out.plain_captions(range(count), with_view=True)).float()
+        figures = {}
+        for timestep in EVALUATED_TIMESTEPS:
+            noise = torch.randn(latents.shape, generator=step_generator(0, timestep)).to(self.device)
+            timesteps = torch.full((count,), timestep, device=self.device)
+            noisy, target = noisy_and_target(latents, noise, self.alphas_cumprod[timesteps])
+            with self.autocast():
+                predicted = self.predict(noisy, timesteps, states)
+            figures[f"v{timestep}"] = float((predicted - target).square().mean())
+        return {"v_mse": sum(figures.values()) / len(figures), **figures}
+
+    @torch.no_grad()
+    def sample_latents(
+        self, texts: Sequence[str], steps: int = 25, guidance_scale: float = 4.5, seed: int = 0
+    ) -> Float[Tensor, "b 4 16 16"]:
+        """Guided DDIM samples, scaled latents; the noise of picture i depends on (seed, i) only."""
+        noise = [
+            torch.randn((LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE), generator=step_generator(seed, i))
+            for i in range(len(texts))
+        ]
+        latents = torch.stack(noise).to(self.device)
+        states = self.text_states([""] * len(texts) + list(texts)).float()
+        scheduler = make_scheduler()
+        scheduler.set_timesteps(steps, device=self.device)
+        for timestep in scheduler.timesteps:
+            both = torch.cat([latents, latents]).contiguous(memory_format=torch.channels_last)
+            with self.autocast():
+                without, having = self.predict(both, timestep.expand(len(both)), states).chunk(2)
+            guided = without + guidance_scale * (having - without)
+            latents = scheduler.step(guided, int(timestep), latents).prev_sample  # pyright: ignore
+        return latents
+
+    def sheet(self, path: Path) -> None:
+        assert self.vae is not None
+        texts = with_views(SHEET_PROMPTS)
+        with torch.no_grad():
+            latents = self.sample_latents(texts, seed=self.sheet_seed)
+            made = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample
+        draw_samples(path, made, SHEET_PROMPTS)
+
+
+def diffusion_modules(unet: UNet2DConditionModel, text: CLIPTextModel) -> nn.ModuleDict:
+    """The learner's modules."""
+    return nn.ModuleDict({"unet": unet, "text": text})

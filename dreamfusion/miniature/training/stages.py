@@ -1,0 +1,359 @@
+"""The stages of the miniature's training, each resumable on its own.
+
+world -> tokenizer -> autoencoder -> latents -> clip -> diffusion -> export
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from dreamfusion.errors import DeviceError, DreamfusionError
+from dreamfusion.miniature.captions import vocabulary
+from dreamfusion.miniature.training import export
+from dreamfusion.miniature.training.autoencoder import (
+    AutoencoderLearner,
+    autoencoder_modules,
+    encode_pictures,
+)
+from dreamfusion.miniature.training.contrastive import ContrastiveLearner, contrastive_modules
+from dreamfusion.miniature.training.data import Pictures, load_pictures
+from dreamfusion.miniature.training.diffusion import DiffusionLearner, diffusion_modules
+from dreamfusion.miniature.training.loop import Averaged, Budget, Learner, fit
+from dreamfusion.miniature.training.models import (
+    Sizes,
+    make_autoencoder,
+    make_clip,
+    make_text_tower,
+    make_unet,
+    seeded,
+)
+from dreamfusion.miniature.training.tokenizer import CaptionEncoder, write_tokenizer
+
+STAGES = ("world", "tokenizer", "autoencoder", "latents", "clip", "diffusion", "export")
+LATENT_STATISTICS_PICTURES = 2048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train with: folders, device, sizes, budget."""
+
+    work: Path
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    sizes: Sizes = field(default_factory=Sizes)
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    shards: int = 20
+    shard_size: int = 8192
+    workers: int = 1
+    from_shipped: bool = False
+    text_tower: str = "joint"
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    muon: bool = False
+    package: Path = export.PACKAGE
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether batches can be large."""
+        return self.device.type == "cuda"
+
+    def checkpoint(self, stage: str) -> Path:
+        """The stage's checkpoint."""
+        return self.work / f"{stage}.safetensors"
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """The shards that are there."""
+        return sorted((self.work / "shards").glob(f"{split}_*.npz"))
+
+
+def say(text: str) -> None:
+    """One line with the time, at once."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)  # noqa: T201
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA if there, else the CPU.
+
+    Raises:
+        DeviceError: if the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"device {name!r} is not there", hint="use --device auto") from error
+    return device
+
+
+# ------------------------------------------------------------------------------------------------- stages
+
+
+def run_world(plan: Plan) -> None:
+    """Renders the shards that are not there yet."""
+    from dreamfusion.miniature import dataset
+
+    common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
+    common += ["--workers", str(plan.workers), "--device", str(plan.device)]
+    dataset.main([*common, "--shards", str(plan.shards)])
+    dataset.main([*common, "--shards", "1", "--split", "held_out"])
+
+
+def run_tokenizer(plan: Plan) -> CLIPTokenizer:
+    """Writes the tokenizer; cheap enough to be made anew each time."""
+    return write_tokenizer(plan.work / "tokenizer", vocabulary())
+
+
+def _loaded(plan: Plan, split: str) -> Pictures:
+    pictures = load_pictures(plan.shard_paths(split))
+    say(f"{len(pictures)} {split} pictures")
+    return pictures
+
+
+def autoencoder_learner(plan: Plan, with_data: bool = True) -> AutoencoderLearner:
+    """A new one, or the shipped one with --from-shipped."""
+    shipped = plan.package / export.PIPELINE_FOLDER / "vae"
+    with seeded(plan.seed):
+        vae = AutoencoderKL.from_pretrained(shipped) if plan.from_shipped else make_autoencoder(plan.sizes)
+    return AutoencoderLearner(
+        autoencoder_modules(vae),
+        plan.device,
+        seed=plan.seed,
+        batch_size=plan.batch_size or (64 if plan.on_gpu else 8),
+        base_lr=plan.learning_rate or 1.2e-3,
+        warmup=60,
+        lr_reference=400,
+        pictures=_loaded(plan, "train") if with_data else None,
+        held_out=_loaded(plan, "held_out") if with_data else None,
+    )
+
+
+def run_autoencoder(plan: Plan) -> None:
+    """Trains the autoencoder and leaves its averaged weights, with the latents' scale, in work/vae."""
+    learner = autoencoder_learner(plan)
+    fit(learner, plan.checkpoint("autoencoder"), plan.budget, say)
+    freeze_autoencoder(plan, learner)
+
+
+def freeze_autoencoder(plan: Plan, learner: AutoencoderLearner) -> None:
+    """Measures the latents' spread and writes work/vae: from here on the autoencoder is what it is."""
+    assert learner.pictures is not None
+    some = Pictures(
+        learner.pictures.images[:LATENT_STATISTICS_PICTURES],
+        learner.pictures.specs[:LATENT_STATISTICS_PICTURES],
+        learner.pictures.views[:LATENT_STATISTICS_PICTURES],
+    )
+    with Averaged(learner), torch.no_grad():
+        spread = encode_pictures(learner.model, some, plan.device).float().std()
+        learner.model.register_to_config(scaling_factor=round(1.0 / float(spread), 4))
+        learner.model.save_pretrained(plan.work / "vae")
+        figures = learner.evaluate()
+    say(f"latents' standard deviation {float(spread):.4f}; held out {figures}")
+
+
+def frozen_autoencoder(plan: Plan) -> AutoencoderKL:
+    """work/vae, else the shipped one.
+
+    Raises:
+        DreamfusionError: if there is neither.
+    """
+    for folder in (plan.work / "vae", plan.package / export.PIPELINE_FOLDER / "vae"):
+        if (folder / "config.json").exists():
+            vae = AutoencoderKL.from_pretrained(
+                folder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            ).to(plan.device)
+            vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            return vae.requires_grad_(False).eval()  # pyright: ignore[reportReturnType]
+    raise DreamfusionError("there is no autoencoder yet", hint="run the stage 'autoencoder' first")
+
+
+def _digest(vae: AutoencoderKL) -> str:
+    digest = hashlib.sha256()
+    for value in vae.encoder.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def run_latents(plan: Plan) -> None:
+    """Encodes the shards that this autoencoder has not encoded yet; float16 means, unscaled."""
+    vae = frozen_autoencoder(plan)
+    digest = _digest(vae)
+    for shard in plan.shard_paths("held_out") + plan.shard_paths("train"):
+        target = plan.work / "latents" / f"{shard.stem}.safetensors"
+        if target.exists():
+            with safe_open(target, "pt") as file:
+                if file.metadata().get("vae") == digest:
+                    continue
+        latents = encode_pictures(vae, load_pictures([shard]), plan.device)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        save_file({"latents": latents.contiguous()}, temporary, metadata={"vae": digest})
+        temporary.replace(target)
+        say(f"encoded {shard.stem}: {len(latents)}")
+
+
+def _scaled_latents(plan: Plan, vae: AutoencoderKL, split: str) -> tuple[Tensor, list[Path]]:
+    """Latents of all encoded shards of a split, scaled, on the device, and those shards."""
+    digest, parts, shards = _digest(vae), [], []
+    for shard in plan.shard_paths(split):
+        path = plan.work / "latents" / f"{shard.stem}.safetensors"
+        if not path.exists():
+            continue
+        with safe_open(path, "pt") as file:
+            if file.metadata().get("vae") != digest:
+                continue
+        parts.append(load_file(path)["latents"])
+        shards.append(shard)
+    if not parts:
+        raise DreamfusionError(
+            f"no {split} latents of this autoencoder", hint="run the stage 'latents' first"
+        )
+    scale = float(vae.config["scaling_factor"])
+    return (torch.cat(parts).float() * scale).half().to(plan.device), shards
+
+
+def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
+    """A new one, or the shipped one with --from-shipped."""
+    tokenizer = run_tokenizer(plan)
+    with seeded(plan.seed + 1):
+        shipped = plan.package / export.CLIP_FOLDER
+        if plan.from_shipped:
+            clip = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
+        else:
+            clip = make_clip(plan.sizes, tokenizer)
+        modules = contrastive_modules(clip)
+    return ContrastiveLearner(
+        modules,
+        plan.device,
+        seed=plan.seed + 1,
+        batch_size=plan.batch_size or (1024 if plan.on_gpu else 64),
+        base_lr=plan.learning_rate or 1e-3,
+        warmup=200,
+        lr_reference=3000,
+        weight_decay=0.05,
+        pictures=_loaded(plan, "train") if with_data else None,
+        held_out=_loaded(plan, "held_out") if with_data else None,
+        encode_captions=CaptionEncoder(tokenizer),
+    )
+
+
+def run_clip(plan: Plan) -> None:
+    """Trains the small CLIP."""
+    fit(clip_learner(plan), plan.checkpoint("clip"), plan.budget, say)
+
+
+def _text_tower(plan: Plan, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    if plan.text_tower == "joint":
+        return make_text_tower(plan.sizes, tokenizer)
+    learner = clip_learner(plan, with_data=False)
+    learner.load(plan.checkpoint("clip"))
+    with Averaged(learner):
+        clip = learner.model
+        tower = CLIPTextModel(clip.config.text_config)
+        weights = {
+            k.removeprefix("text_model."): v for k, v in clip.state_dict().items() if "text_model." in k
+        }
+        own = {k.removeprefix("text_model."): k for k in tower.state_dict()}
+        tower.load_state_dict({own[k]: v.clone() for k, v in weights.items()})
+    return tower
+
+
+def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
+    """A new one, or the shipped one with --from-shipped; `text_tower` says where the tower comes from."""
+    tokenizer = run_tokenizer(plan)
+    vae = frozen_autoencoder(plan)
+    shipped = plan.package / export.PIPELINE_FOLDER
+    with seeded(plan.seed + 2):
+        if plan.from_shipped:
+            unet = UNet2DConditionModel.from_pretrained(
+                shipped / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
+            )
+            text = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
+        else:
+            text = _text_tower(plan, tokenizer)
+            unet = make_unet(plan.sizes)
+    learner = DiffusionLearner(
+        diffusion_modules(unet.to(memory_format=torch.channels_last), text),  # pyright: ignore
+        plan.device,
+        seed=plan.seed + 2,
+        muon=plan.muon,
+        batch_size=plan.batch_size or (1024 if plan.on_gpu else 32),
+        base_lr=plan.learning_rate or 1e-3,
+        warmup=300,
+        lr_reference=3000,
+        text_frozen=plan.text_tower == "clip-frozen",
+        encode_captions=CaptionEncoder(tokenizer),
+        vae=vae,
+    )
+    if with_data:
+        learner.latents, shards = _scaled_latents(plan, vae, "train")
+        learner.pictures = load_pictures(shards)
+        learner.held_out_latents, shards = _scaled_latents(plan, vae, "held_out")
+        learner.held_out = load_pictures(shards)
+        spread = float(learner.latents[:4096].float().std())
+        say(f"{len(learner.latents)} latents, spread {spread:.3f}; {len(learner.held_out)} held out")
+    return learner
+
+
+def run_diffusion(plan: Plan) -> None:
+    """Trains the UNet and its text tower on the encoded pictures."""
+    learner = diffusion_learner(plan)
+    count = sum(p.numel() for p in learner.modules.parameters() if p.requires_grad)
+    say(f"{count / 1e6:.2f} M parameters, batch {learner.batch_size}, {plan.device}")
+    fit(learner, plan.checkpoint("diffusion"), plan.budget, say)
+
+
+def _averaged(learner: Learner, checkpoint: Path, do: Callable[[], None]) -> bool:
+    if not checkpoint.exists():
+        return False
+    learner.load(checkpoint)
+    with Averaged(learner):
+        do()
+    return True
+
+
+def run_export(plan: Plan) -> None:
+    """Writes what has been trained so far into the package, and says how large it is."""
+    words = vocabulary()
+    if plan.checkpoint("diffusion").exists():
+        diffusion = diffusion_learner(plan, with_data=False)
+        assert diffusion.vae is not None
+        vae, target = diffusion.vae, plan.package / export.PIPELINE_FOLDER
+        _averaged(
+            diffusion,
+            plan.checkpoint("diffusion"),
+            lambda: export.export_pipeline(target, vae, diffusion.unet, diffusion.text, words),
+        )
+    if plan.checkpoint("clip").exists():
+        clip = clip_learner(plan, with_data=False)
+        target_clip = plan.package / export.CLIP_FOLDER
+        _averaged(clip, plan.checkpoint("clip"), lambda: export.export_clip(target_clip, clip.model, words))
+    export.write_vocabulary(plan.package / export.VOCABULARY_FILE)
+    sizes = export.shipped_sizes(plan.package)
+    for name, size in sizes.items():
+        say(f"{name} {size / 2**20:.2f} MiB")
+    if sum(sizes.values()) > export.TOTAL_LIMIT or max(sizes.values(), default=0) > export.FILE_LIMIT:
+        raise DreamfusionError("the weights are too large to ship", expected="40 MiB in all, 16 MiB a file")
+
+
+RUNNERS: dict[str, Callable[[Plan], object]] = {
+    "world": run_world,
+    "tokenizer": run_tokenizer,
+    "autoencoder": run_autoencoder,
+    "latents": run_latents,
+    "clip": run_clip,
+    "diffusion": run_diffusion,
+    "export": run_export,
+}

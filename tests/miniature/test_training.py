@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamfusion.errors import CheckpointCorruptError, DeviceError, DreamfusionError
+from dreamfusion.miniature.dataset import make_shard
+from dreamfusion.miniature.training import diffusion, loop, stages
+from dreamfusion.miniature.training.autoencoder import edges
+from dreamfusion.miniature.training.contrastive import (
+    HEADS,
+    augment,
+    contrastive_loss,
+    labels,
+    make_heads,
+    wrong_by_one,
+)
+from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_bytes, to_model
+from dreamfusion.miniature.training.loop import Averaged, Budget, Ema, Learner, fit, learning_rate
+from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_scheduler, seeded
+from dreamfusion.miniature.training.stages import Plan
+from dreamfusion.miniature.world import SceneSpec, Thing, sample_spec
+
+TINY = Sizes(
+    autoencoder_channels=(8, 8, 8),
+    unet_channels=(8, 16),
+    unet_heads=(1, 1),
+    unet_attention=(False, True),
+    unet_groups=4,
+    unet_pooling_heads=1,
+    text_width=16,
+    text_layers=1,
+    text_heads=1,
+    clip_width=16,
+    clip_layers=1,
+    clip_heads=1,
+    clip_patch=16,
+    clip_text_layers=1,
+    clip_projection=16,
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with a handful of pictures, a tiny autoencoder and its latents."""
+    folder = tmp_path_factory.mktemp("work")
+    for split in ("train", "held_out"):
+        make_shard(folder / "shards" / f"{split}_00000.npz", seed=0, count=12, split=split)
+    with seeded(0):
+        make_autoencoder(TINY).save_pretrained(folder / "vae")
+    stages.run_latents(Plan(work=folder, sizes=TINY))
+    return folder
+
+
+def tiny_plan(work: Path) -> Plan:
+    return Plan(work=work, sizes=TINY, batch_size=4, package=work / "package")
+
+
+LEARNERS = {
+    "autoencoder": stages.autoencoder_learner,
+    "clip": stages.clip_learner,
+    "diffusion": stages.diffusion_learner,
+}
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in learner.state()[0].items()}
+
+
+# ------------------------------------------------------------------------------------------------ resuming
+
+
+@pytest.mark.parametrize("stage", list(LEARNERS))
+def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(
+    work: Path, tmp_path: Path, stage: str
+) -> None:
+    unbroken = LEARNERS[stage](tiny_plan(work))
+    for _ in range(3):
+        unbroken.train_step()
+    first = LEARNERS[stage](tiny_plan(work))
+    first.train_step()
+    first.save(tmp_path / "c.safetensors")
+    second = LEARNERS[stage](replace(tiny_plan(work), seed=5))
+    second.load(tmp_path / "c.safetensors")
+    for _ in range(2):
+        second.train_step()
+    expected, got = weights(unbroken), weights(second)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]), name
+
+
+def test_resuming_without_the_optimiser_is_noticed(work: Path, tmp_path: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    for _ in range(2):
+        learner.train_step()
+    learner.save(tmp_path / "c.safetensors")
+    learner.train_step()
+    forgetful = stages.diffusion_learner(tiny_plan(work))
+    forgetful.load(tmp_path / "c.safetensors")
+    forgetful.reset_optimizer()
+    forgetful.train_step()
+    expected, got = weights(learner), weights(forgetful)
+    assert any(not torch.equal(expected[k], got[k]) for k in expected if k.startswith("model."))
+
+
+def test_a_learner_learns(work: Path) -> None:
+    learner = stages.diffusion_learner(replace(tiny_plan(work), learning_rate=0.01))
+    learner.warmup = 1
+    before = learner.evaluate()["v_mse"]
+    for _ in range(40):
+        learner.train_step()
+    with Averaged(learner), torch.no_grad():
+        assert learner.evaluate()["v_mse"] < 0.9 * before
+
+
+def test_a_broken_checkpoint_is_named(work: Path, tmp_path: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    path = tmp_path / "c.safetensors"
+    learner.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointCorruptError, match=r"c\.safetensors"):
+        learner.load(path)
+
+
+def test_a_frozen_text_tower_keeps_its_weights(work: Path) -> None:
+    stages.clip_learner(tiny_plan(work)).save(work / "clip.safetensors")
+    learner = stages.diffusion_learner(replace(tiny_plan(work), text_tower="clip-frozen"))
+    text = {k: v.clone() for k, v in learner.text.state_dict().items()}
+    unet = {k: v.clone() for k, v in learner.unet.state_dict().items()}
+    learner.train_step()
+    learner.train_step()
+    assert all(torch.equal(v, text[k]) for k, v in learner.text.state_dict().items())
+    assert any(not torch.equal(v, unet[k]) for k, v in learner.unet.state_dict().items())
+
+
+def test_the_towers_text_weights_are_the_clips(work: Path) -> None:
+    clip = stages.clip_learner(tiny_plan(work), with_data=False)
+    clip.save(work / "clip.safetensors")
+    learner = stages.diffusion_learner(replace(tiny_plan(work), text_tower="clip-frozen"), with_data=False)
+    assert clip.encode_captions is not None
+    ids = clip.encode_captions(["a red duck"])
+    clip.modules.eval()
+    learner.modules.eval()
+    expected = clip.model.text_model(ids).last_hidden_state
+    assert torch.equal(learner.text(ids).last_hidden_state, expected)
+
+
+def test_fit_writes_a_checkpoint_when_asked_to_stop(work: Path, tmp_path: Path) -> None:
+    class Interrupted(diffusion.DiffusionLearner):
+        def train_step(self) -> dict[str, float]:
+            figures = super().train_step()
+            if self.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return figures
+
+    made = stages.diffusion_learner(tiny_plan(work))
+    learner = Interrupted(
+        made.modules,
+        made.device,
+        batch_size=4,
+        latents=made.latents,
+        pictures=made.pictures,
+        encode_captions=made.encode_captions,
+    )
+    fit(learner, tmp_path / "c.safetensors", Budget(steps=50), lambda text: None)
+    assert learner.step == 2
+    made.load(tmp_path / "c.safetensors")
+    assert made.step == 2
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight(work: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    assert learner.latents is not None
+    learner.latents = torch.full_like(learner.latents, float("inf"))
+    before = {k: v.clone() for k, v in learner.modules.state_dict().items()}
+    assert learner.train_step()["skipped"] == 1.0
+    assert all(torch.equal(v, before[k]) for k, v in learner.modules.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------- pieces of the loop
+
+
+def test_the_learning_rate_warms_up_and_falls_with_the_root() -> None:
+    rates = [learning_rate(step, 2.0, warmup=10, reference=100) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[100] == 2.0
+    assert rates[400] == pytest.approx(1.0)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_average_of_a_line_lags_by_a_fixed_share() -> None:
+    # With decay (1 - 1/n)^(g+1) the average of w_n = n tends to n (g + 1) / (g + 2), from Karras et al., appendix C.
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    ema = Ema([parameter], gamma=6.0, longest=1.0)
+    for n in range(1, 2001):
+        parameter.data.fill_(float(n))
+        ema.update(n)
+    assert float(ema.average[0]) / 2000 == pytest.approx(7 / 8, rel=2e-3)
+
+
+def test_averaged_weights_are_lent_and_given_back(work: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    learner.train_step()
+    learner.train_step()
+    live = [p.detach().clone() for p in learner.ema.live]
+    average = [a.clone() for a in learner.ema.average]
+    with Averaged(learner):
+        assert not learner.unet.training
+        assert all(torch.equal(p, a) for p, a in zip(learner.ema.live, average, strict=True))
+    assert learner.unet.training
+    assert all(torch.equal(p, before) for p, before in zip(learner.ema.live, live, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(average, live, strict=True))
+
+
+def test_step_generators_differ_by_seed_step_and_stream() -> None:
+    draws = {
+        float(torch.rand((), generator=loop.step_generator(*key)))
+        for key in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 1))
+    }
+    assert len(draws) == 5
+
+
+# --------------------------------------------------------------------------------------------------- diffusion
+
+
+def test_noisy_latents_and_velocity_are_diffusers_own() -> None:
+    scheduler = make_scheduler()
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn((2, 5, 4, 16, 16), generator=generator)
+    timesteps = torch.tensor([0, 100, 500, 900, 998])
+    noisy, target = diffusion.noisy_and_target(latents, noise, scheduler.alphas_cumprod[timesteps])
+    torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, timesteps))  # pyright: ignore
+    torch.testing.assert_close(target, scheduler.get_velocity(latents, noise, timesteps))  # pyright: ignore
+
+
+def test_snr_weights_are_even_where_noise_prevails_and_bounded_where_it_does_not() -> None:
+    # ||v' - v||^2 = (SNR + 1) ||z' - z||^2: on the clean latents the weight is SNR + 1, and no more than gamma + 1.
+    abar = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    snr = abar / (1 - abar)
+    torch.testing.assert_close(diffusion.snr_weights(abar) * (snr + 1), snr.clamp(max=5.0) + 1)
+    torch.testing.assert_close(diffusion.snr_weights(abar[snr < 5]), torch.ones_like(abar[snr < 5]))
+
+
+def test_even_timesteps_cover_every_level_and_are_uniform_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([diffusion.even_timesteps(8, 1000, generator) for _ in range(500)])
+    assert int(drawn.min()) >= 0 and int(drawn.max()) <= 999
+    eighths = (drawn // 125).sort(dim=1).values
+    assert bool((eighths == torch.arange(8)).all())
+    counts = torch.bincount(drawn[:, 0] // 100, minlength=10)
+    assert int(counts.min()) > 25
+
+
+def test_samples_depend_on_their_own_noise_only(work: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    learner.modules.eval()
+    alone = learner.sample_latents(["a duck"], steps=2)
+    among = learner.sample_latents(["a duck", "a red car"], steps=2)
+    torch.testing.assert_close(alone[0], among[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(among[0], among[1])
+
+
+# ------------------------------------------------------------------------------------------------- autoencoder
+
+
+def test_a_fresh_autoencoder_already_passes_a_blurred_picture(work: Path) -> None:
+    pictures = load_pictures([work / "shards" / "train_00000.npz"])
+    images = to_model(pictures.images, torch.device("cpu"))
+    with seeded(3), torch.no_grad():
+        model = make_autoencoder(Sizes())
+        made = model.decode(model.encode(images).latent_dist.mean).sample  # pyright: ignore
+    flat = images.mean((2, 3), keepdim=True)
+    # Right up to a gain that the first steps learn.
+    gain = (made * images).sum() / made.square().sum()
+    assert F.mse_loss(gain * made, images) < 0.5 * F.mse_loss(flat.expand_as(images), images)
+
+
+def test_edges_see_a_step_and_nothing_else() -> None:
+    image = torch.zeros(1, 3, 4, 6)
+    image[..., 3:] = 1.0
+    down, right = edges(image)
+    assert float(down.abs().sum()) == 0.0
+    assert float(right.sum()) == 12.0 and float(right[..., 2].min()) == 1.0
+
+
+def test_pixels_survive_the_way_to_the_model_and_back() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
+    images = to_model(pixels, torch.device("cpu"))
+    assert float(images.min()) == -1.0 and float(images.max()) == 1.0
+    assert torch.equal(to_bytes(images), pixels)
+
+
+def test_latents_are_encoded_once_for_an_autoencoder(work: Path) -> None:
+    plan = tiny_plan(work)
+    path = work / "latents" / "train_00000.safetensors"
+    before = path.stat().st_mtime_ns
+    stages.run_latents(plan)
+    assert path.stat().st_mtime_ns == before
+
+
+# ------------------------------------------------------------------------------------------------- contrastive
+
+
+def test_contrastive_loss_equals_its_twin() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((4, 8), generator=generator, dtype=torch.float64)
+    same = torch.zeros(4, 8, dtype=torch.bool)
+    same[torch.arange(4), torch.arange(4)] = True
+    same[0, 2] = same[2, 0] = same[1, 6] = True
+    total = 0.0
+    for i in range(4):
+        texts = [j for j in range(8) if j == i or not same[i, j]]
+        total += -float(logits[i, i]) + float(torch.logsumexp(logits[i, texts], 0))
+        images = [j for j in range(4) if j == i or not same[j, i]]
+        total += -float(logits[i, i]) + float(torch.logsumexp(logits[images, i], 0))
+    assert float(contrastive_loss(logits, same)) == pytest.approx(total / 8)
+
+
+def test_wrong_captions_are_wrong_and_near() -> None:
+    rng = np.random.default_rng(0)
+    swapped = 0
+    for _ in range(300):
+        spec = sample_spec(rng)
+        wrong = wrong_by_one(spec, rng)
+        assert wrong != spec and wrong.relation == spec.relation
+        changed = sum(a != b for a, b in zip(spec.things, wrong.things, strict=True))
+        words = {w for t in spec.things for w in (t.noun, t.color)}
+        swapped += changed == 2 and {w for t in wrong.things for w in (t.noun, t.color)} == words
+        assert changed in (1, 2)
+    assert swapped > 20
+
+
+def test_labels_tell_what_a_scene_holds() -> None:
+    one = labels(SceneSpec((Thing("duck", None),)))
+    assert one[1:] == [0, 0, 0, 0] and one[0] > 0
+    on = SceneSpec((Thing("duck", "red"), Thing("cube", None)), "on")
+    other_way = SceneSpec((Thing("cube", None), Thing("duck", "red")), "on")
+    assert labels(on) != labels(other_way)
+    assert labels(replace(on, relation="next to")) == labels(replace(other_way, relation="next to"))
+    heads = make_heads(8)
+    assert all(value < heads[name].out_features for name, value in zip(HEADS, labels(on), strict=True))
+
+
+def test_augmented_pictures_stay_in_range_and_follow_the_generator() -> None:
+    images = torch.rand(6, 3, 64, 64) * 2 - 1
+    made = [augment(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert float(made[0].abs().max()) <= 1.0
+
+
+# ----------------------------------------------------------------------------------------------- export, edges
+
+
+def test_an_export_loads_as_float32_and_draws_the_same(work: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPModel, CLIPTokenizer
+
+    plan = tiny_plan(work)
+    for stage in ("diffusion", "clip"):
+        learner = LEARNERS[stage](plan)
+        learner.train_step()
+        learner.save(plan.checkpoint(stage))
+    stages.run_export(plan)
+    folder = plan.package / "stable-diffusion"
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, low_cpu_mem_usage=False)
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    learner = stages.diffusion_learner(plan)
+    learner.load(plan.checkpoint("diffusion"))
+    for name, value in pipeline.unet.state_dict().items():
+        index = [n for n, _ in learner.unet.named_parameters()].index(name)
+        torch.testing.assert_close(value, learner.ema.average[index], rtol=1e-3, atol=1e-4)
+    clip = CLIPModel.from_pretrained(plan.package / "clip")
+    assert clip.dtype == torch.float32
+    assert CLIPTokenizer.from_pretrained(plan.package / "clip")("a duck").input_ids == [
+        pipeline.tokenizer.bos_token_id,
+        *pipeline.tokenizer("a duck", add_special_tokens=False).input_ids,
+        pipeline.tokenizer.eos_token_id,
+    ]
+    assert (plan.package / "vocabulary.json").exists()
+
+
+def test_sheets_are_drawn(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(diffusion, "SHEET_PROMPTS", ("a duck", "a peacock on a surfboard"))
+    learner = stages.diffusion_learner(tiny_plan(work))
+    learner.sheet(tmp_path / "s" / "sheet.png")
+    with Image.open(tmp_path / "s" / "sheet.png") as image:
+        assert image.width >= 2 * 4 * 128 and len(image.getcolors(1 << 20) or []) > 20
+
+
+def test_training_without_pictures_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DreamfusionError, match="stage 'world'"):
+        stages.autoencoder_learner(Plan(work=tmp_path, sizes=TINY))
+    with pytest.raises(DreamfusionError, match="stage 'autoencoder'"):
+        stages.diffusion_learner(Plan(work=tmp_path, sizes=TINY, package=tmp_path))
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert stages.pick_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError):
+        stages.pick_device("abacus")
+
+
+def test_indices_are_within_the_data() -> None:
+    drawn = draw_indices(7, 1000, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == set(range(7))
