@@ -200,7 +200,8 @@ class FakeHub:
             (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.source / file, snapshot / file)
         (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
-        (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
+        # As the hub does: only the name that was asked for leads to the snapshot later.
+        (snapshot.parents[1] / "refs" / (revision or "main")).write_text("0123abc")
         return str(snapshot)
 
 
