@@ -165,7 +165,8 @@ def _differences(
             "flow matching" if "FlowMatch" in scheduler_class else prediction_type,
         ),
         (
-            "text_encoder_2" not in index and unet.get("addition_embed_type") is None,
+            # "text" pools the one encoder's own states; the other kinds want inputs that this pipeline does not have.
+            "text_encoder_2" not in index and unet.get("addition_embed_type") in (None, "text"),
             "its conditioning",
             "one CLIP text encoder",
             "more than one, as in Stable Diffusion XL",
