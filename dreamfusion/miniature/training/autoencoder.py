@@ -67,6 +67,7 @@ class AutoencoderLearner(Learner):
         latents = self.model.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
         return images, self.model.decode(latents).sample.clamp(-1, 1)  # pyright: ignore[reportAttributeAccessIssue]
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         images, made = self.reconstruct(256)
         errors = (made - images).square().mean((1, 2, 3))

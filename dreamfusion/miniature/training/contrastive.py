@@ -169,6 +169,7 @@ class ContrastiveLearner(Learner):
         losses = [F.cross_entropy(heads[name](pooled).float(), wanted[:, i]) for i, name in enumerate(HEADS)]
         return torch.stack(losses).sum()
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Top-1 of held-out pictures among 100 different held-out captions, and against captions wrong by one."""
         assert self.held_out is not None

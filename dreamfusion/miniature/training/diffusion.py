@@ -109,6 +109,7 @@ class DiffusionLearner(Learner):
         loss = (errors * snr_weights(alphas_cumprod)).mean()
         return loss, {"v_mse": float(errors.detach().mean())}
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The error of v at fixed timesteps, on held-out pictures with fixed noise and plain captions."""
         assert self.held_out_latents is not None and self.held_out is not None

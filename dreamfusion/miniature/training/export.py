@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.miniature import captions
 from dreamfusion.miniature.training.models import IMAGE_SIZE, make_scheduler
-from dreamfusion.miniature.training.tokenizer import write_tokenizer
+from dreamfusion.miniature.training.tokenizer import copy_tokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PIPELINE_FOLDER, CLIP_FOLDER, VOCABULARY_FILE = "stable-diffusion", "clip", "vocabulary.json"
@@ -45,7 +44,7 @@ def _replace_folder(made: Path, target: Path) -> None:
 
 
 def export_pipeline(
-    target: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, words: Sequence[str]
+    target: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: Path
 ) -> None:
     """Writes `target` whole: what `StableDiffusionPipeline.from_pretrained(target)` reads."""
     with tempfile.TemporaryDirectory() as name:
@@ -53,7 +52,7 @@ def export_pipeline(
         pipeline = StableDiffusionPipeline(
             vae=_half_copy(vae),  # pyright: ignore[reportArgumentType]
             text_encoder=_half_copy(text),  # pyright: ignore[reportArgumentType]
-            tokenizer=write_tokenizer(Path(name) / "tokenizer", words),
+            tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
             unet=_half_copy(unet),  # pyright: ignore[reportArgumentType]
             scheduler=make_scheduler(),  # pyright: ignore[reportArgumentType]
             safety_checker=None,  # pyright: ignore[reportArgumentType]
@@ -62,7 +61,7 @@ def export_pipeline(
         )
         pipeline.save_pretrained(made, safe_serialization=True)
         shutil.rmtree(made / "tokenizer")
-        write_tokenizer(made / "tokenizer", words)
+        copy_tokenizer(tokenizer, made / "tokenizer")
         _tidy_config(made / "model_index.json")
         for part in ("vae", "unet"):
             _tidy_config(made / part / "config.json")
@@ -70,14 +69,14 @@ def export_pipeline(
         _replace_folder(made, target)
 
 
-def export_clip(target: Path, clip: CLIPModel, words: Sequence[str]) -> None:
+def export_clip(target: Path, clip: CLIPModel, tokenizer: Path) -> None:
     """Writes `target` whole: model, tokenizer and how pictures are prepared (64 px, [-1, 1])."""
     with tempfile.TemporaryDirectory() as name:
         made = Path(name) / "made"
         half = _half_copy(clip)
         half.save_pretrained(made, safe_serialization=True)  # pyright: ignore[reportCallIssue]
         _tidy_config(made / "config.json", dtype="float32")
-        write_tokenizer(made, words)
+        copy_tokenizer(tokenizer, made)
         preprocessing = {
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,

@@ -223,8 +223,8 @@ class Learner(ABC):
 class Budget:
     """When a stage ends and how often it reports; whichever of the two limits comes first ends it."""
 
-    minutes: float = math.inf
-    steps: float = math.inf
+    minutes: int | float = math.inf
+    steps: int | float = math.inf
     log_every: int = 50
     checkpoint_seconds: float = 150.0
     sheet_seconds: float = 600.0

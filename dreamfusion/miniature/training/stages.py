@@ -38,7 +38,7 @@ from dreamfusion.miniature.training.models import (
     make_unet,
     seeded,
 )
-from dreamfusion.miniature.training.tokenizer import CaptionEncoder, write_tokenizer
+from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
 
 STAGES = ("world", "tokenizer", "autoencoder", "latents", "clip", "diffusion", "export")
 LATENT_STATISTICS_PICTURES = 2048
@@ -112,8 +112,16 @@ def run_world(plan: Plan) -> None:
 
 
 def run_tokenizer(plan: Plan) -> CLIPTokenizer:
-    """Writes the tokenizer; cheap enough to be made anew each time."""
-    return write_tokenizer(plan.work / "tokenizer", vocabulary())
+    """The tokenizer of this training: work's own, else the shipped one, else, for new words, a new one."""
+    folder, shipped = plan.work / "tokenizer", plan.package / export.PIPELINE_FOLDER / "tokenizer"
+    words = vocabulary()
+    if not knows(folder, words):
+        if knows(shipped, words):
+            copy_tokenizer(shipped, folder)
+        else:
+            write_tokenizer(folder, words)
+            say(f"a new tokenizer for {len(words)} words")
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _loaded(plan: Plan, split: str) -> Pictures:
@@ -326,7 +334,7 @@ def _averaged(learner: Learner, checkpoint: Path, do: Callable[[], None]) -> boo
 
 def run_export(plan: Plan) -> None:
     """Writes what has been trained so far into the package, and says how large it is."""
-    words = vocabulary()
+    tokenizer = plan.work / "tokenizer"
     if plan.checkpoint("diffusion").exists():
         diffusion = diffusion_learner(plan, with_data=False)
         assert diffusion.vae is not None
@@ -334,12 +342,14 @@ def run_export(plan: Plan) -> None:
         _averaged(
             diffusion,
             plan.checkpoint("diffusion"),
-            lambda: export.export_pipeline(target, vae, diffusion.unet, diffusion.text, words),
+            lambda: export.export_pipeline(target, vae, diffusion.unet, diffusion.text, tokenizer),
         )
     if plan.checkpoint("clip").exists():
         clip = clip_learner(plan, with_data=False)
         target_clip = plan.package / export.CLIP_FOLDER
-        _averaged(clip, plan.checkpoint("clip"), lambda: export.export_clip(target_clip, clip.model, words))
+        _averaged(
+            clip, plan.checkpoint("clip"), lambda: export.export_clip(target_clip, clip.model, tokenizer)
+        )
     export.write_vocabulary(plan.package / export.VOCABULARY_FILE)
     sizes = export.shipped_sizes(plan.package)
     for name, size in sizes.items():

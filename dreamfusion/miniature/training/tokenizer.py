@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -16,38 +20,47 @@ from dreamfusion.miniature.training.models import MAX_TOKENS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
-# CLIP's own split into words (a digit is a word of its own, so "3d" is two).
-WORD_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def _byte_symbols() -> list[str]:
-    return sorted(pre_tokenizers.ByteLevel.alphabet(), key=ord)
+def pieces(words: Iterable[str]) -> list[str]:
+    """The words as CLIP's pattern cuts them, lower case, sorted; known words are ASCII."""
+    found = {piece for word in words for piece in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", word.lower())}
+    if not all(piece.isascii() for piece in found):
+        raise ValueError("known words must be ASCII")
+    return sorted(found)
 
 
 def learn_merges(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-pair merges until every one of `words` is a single token; returns the vocabulary and the merges."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD, continuing_subword_prefix=""))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=30_000,
-        min_frequency=1,
-        end_of_word_suffix=END_OF_WORD,
-        initial_alphabet=_byte_symbols(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sorted(set(words)), trainer)
-    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    symbols = _byte_symbols()
+    """Byte-pair merges until every one of `words` is a single token; returns the vocabulary and the merges.
+
+    The most frequent pair first, ties in alphabetical order: the same words give the same ids on every machine, which
+    the trainer of the `tokenizers` package does not promise.
+    """
+    split = [[*piece[:-1], piece[-1] + END_OF_WORD] for piece in pieces(words)]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for tokens in split for pair in pairwise(tokens))
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merged(tokens, best) for tokens in split]
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet(), key=ord)
     tokens = (
         symbols + [s + END_OF_WORD for s in symbols] + ["".join(merge) for merge in merges] + [START, END]
     )
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def _merged(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+    made: list[str] = []
+    for token in tokens:
+        if made and (made[-1], token) == pair:
+            made[-1] += token
+        else:
+            made.append(token)
+    return made
 
 
 def write_tokenizer(folder: Path, words: Iterable[str]) -> CLIPTokenizer:
@@ -62,6 +75,21 @@ def write_tokenizer(folder: Path, words: Iterable[str]) -> CLIPTokenizer:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies a tokenizer's files: the ids that a model was trained with must never be made anew."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, target / name)
+
+
+def knows(folder: Path, words: Iterable[str]) -> bool:
+    """Whether a tokenizer lies in `folder` for which each of `words` is one token (a piece, for "3d")."""
+    if not all((folder / name).exists() for name in TOKENIZER_FILES):
+        return False
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    return all(piece + END_OF_WORD in vocab for piece in pieces(words))
 
 
 class CaptionEncoder:
