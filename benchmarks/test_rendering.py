@@ -8,7 +8,7 @@ import torch
 from dreamfusion.config import GridsFieldConfig, HashGridFieldConfig, MLPFieldConfig
 from dreamfusion.rendering.compositing import composite
 from dreamfusion.rendering.marching import march
-from dreamfusion.rendering.shading import ALBEDO, ShadingSample
+from dreamfusion.rendering.shading import ALBEDO, ShadingKind, ShadingSample
 from dreamfusion.scene.fields import make_field
 
 POINTS = 50_000
@@ -52,7 +52,7 @@ def test_compositing(benchmark, fitted):
     benchmark(composite, sigmas, samples)
 
 
-def _shading(kind: str) -> ShadingSample:
+def _shading(kind: ShadingKind) -> ShadingSample:
     if kind == "albedo":
         return ALBEDO
     return ShadingSample(kind, torch.tensor([[1.0, 1.5, 1.5]]), ambient=0.1, diffuse=0.9)
