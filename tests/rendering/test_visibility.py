@@ -18,7 +18,7 @@ def rays():
 
 
 @pytest.mark.parametrize("termination", [0.3, 1e-2, 1e-3])
-@pytest.mark.parametrize("min_weight", [0.0, 1e-2])
+@pytest.mark.parametrize("min_weight", [0.0, 0.05])
 def test_exactly_what_is_hidden_or_faint_is_left_out(
     make_renderer, shapes, rays: Rays, termination, min_weight
 ):
