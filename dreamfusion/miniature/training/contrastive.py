@@ -148,7 +148,7 @@ class ContrastiveLearner(Learner):
         specs = [self.pictures.specs[i] for i in indices]
         views = [self.pictures.views[i] if rng.random() < VIEW_SHARE else None for i in indices]
         wrong = [wrong_by_one(spec, rng) for spec in specs]
-        texts = [caption(spec, view, rng) for spec, view in zip(specs + wrong, views + views, strict=True)]
+        texts = [caption(spec, view, rng) for spec, view in zip(specs + wrong, views + views, strict=True)]  # pyright: ignore[reportArgumentType]
         names = [plain_caption(spec) for spec in specs + wrong]
         numbers = torch.tensor(_numbered(names))
         same = (numbers[: len(specs), None] == numbers[None]).to(self.device)
@@ -210,4 +210,5 @@ def ranking(learner: ContrastiveLearner, pictures: Pictures, rng: np.random.Gene
 
 def contrastive_modules(clip: CLIPModel) -> nn.ModuleDict:
     """The learner's modules."""
-    return nn.ModuleDict({"clip": clip, "heads": make_heads(clip.config.vision_config.hidden_size)})
+    width: int = clip.config.vision_config.hidden_size  # pyright: ignore
+    return nn.ModuleDict({"clip": clip, "heads": make_heads(width)})

@@ -153,7 +153,7 @@ class DiffusionLearner(Learner):
         texts = with_views(SHEET_PROMPTS)
         with torch.no_grad():
             latents = self.sample_latents(texts, seed=self.sheet_seed)
-            made = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample
+            made = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample  # pyright: ignore[reportAttributeAccessIssue]
         draw_samples(path, made, SHEET_PROMPTS)
 
 

@@ -55,12 +55,13 @@ def seeded(seed: int) -> Iterator[None]:
 def make_autoencoder(sizes: Sizes) -> AutoencoderKL:
     """64 px to 16x16x4. No attention: its encoder's forward and backward pass is in every distillation step."""
     levels = len(sizes.autoencoder_channels)
+    # diffusers' annotations say tuples of one where it takes tuples of any length, here and in the UNet.
     model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=sizes.autoencoder_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=sizes.autoencoder_channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=2,
@@ -138,7 +139,7 @@ def make_unet(sizes: Sizes) -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-        attention_head_dim=sizes.unet_heads,
+        attention_head_dim=sizes.unet_heads,  # pyright: ignore[reportArgumentType]
         cross_attention_dim=sizes.text_width,
         norm_num_groups=sizes.unet_groups,
         addition_embed_type="text",
@@ -180,9 +181,9 @@ def _text_config(
         num_attention_heads=heads,
         max_position_embeddings=MAX_TOKENS,
         hidden_act="quick_gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
     )
 
 

@@ -181,7 +181,7 @@ def frozen_autoencoder(plan: Plan) -> AutoencoderKL:
         if (folder / "config.json").exists():
             vae = AutoencoderKL.from_pretrained(
                 folder, torch_dtype=torch.float32, low_cpu_mem_usage=False
-            ).to(plan.device)
+            ).to(plan.device)  # pyright: ignore[reportArgumentType]
             vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             return vae.requires_grad_(False).eval()  # pyright: ignore[reportReturnType]
     raise DreamfusionError("there is no autoencoder yet", hint="run the stage 'autoencoder' first")
@@ -269,7 +269,7 @@ def _text_tower(plan: Plan, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     learner.load(plan.checkpoint("clip"))
     with Averaged(learner):
         clip = learner.model
-        tower = CLIPTextModel(clip.config.text_config)
+        tower = CLIPTextModel(clip.config.text_config)  # pyright: ignore[reportArgumentType]
         weights = {
             k.removeprefix("text_model."): v for k, v in clip.state_dict().items() if "text_model." in k
         }
