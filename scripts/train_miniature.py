@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0 is torch's own choice")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--muon", action="store_true", help="Muon instead of AdamW for the diffusion stage")
+    parser.add_argument("--muon", action="store_true", help="Muon instead of AdamW, but for the autoencoder")
     parser.add_argument("--sheet-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)

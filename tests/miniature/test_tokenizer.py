@@ -47,3 +47,17 @@ def test_captions_are_padded_with_the_end_and_cut(tokenizer: CLIPTokenizer) -> N
 def test_the_longest_caption_fits(tokenizer: CLIPTokenizer) -> None:
     longest = "a dslr photo of an orange ice cream cone on top of an orange ice cream cone, overhead view"
     assert len(tokenizer(longest).input_ids) <= MAX_TOKENS
+
+
+def test_texts_looked_up_word_by_word_are_the_tokenizers_own(tokenizer: CLIPTokenizer) -> None:
+    texts = [
+        "",
+        "a duck",
+        "A Red duck, side view",
+        "a 3d render of a zebra",
+        "a dog's mug!",
+        "Zürich",
+        "a duck, " * 9,
+    ]
+    expected = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    assert CaptionEncoder(tokenizer)(texts).tolist() == expected

@@ -45,12 +45,12 @@ class AutoencoderLearner(Learner):
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         assert self.pictures is not None
-        generator = step_generator(self.seed, self.step)
+        generator = step_generator(self.seed, self.step, device=self.device)
         indices = draw_indices(len(self.pictures), self.batch_size, generator)
         images = to_model(self.pictures.images[indices], self.device)
         with self.autocast():
             posterior = self.model.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
+            noise = torch.randn(posterior.mean.shape, generator=generator, device=self.device)
             made = self.model.decode(posterior.mean + posterior.std * noise).sample  # pyright: ignore[reportAttributeAccessIssue]
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()

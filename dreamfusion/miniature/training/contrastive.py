@@ -3,72 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from dreamfusion.miniature.captions import RELATION_WORDS, caption, plain_caption
+from dreamfusion.miniature.captions import RELATION_WORDS, plain_caption
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS
 from dreamfusion.miniature.training.data import Pictures, draw_indices, to_model
+from dreamfusion.miniature.training.labels import HEADS, wrong_by_one
 from dreamfusion.miniature.training.loop import Learner, step_generator
+from dreamfusion.miniature.training.texts import VARIANTS, Texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder
-from dreamfusion.miniature.world import SceneSpec, Thing
 
-# Half of the captions name the view, so that a text without one is as familiar to the judge as one with it.
-VIEW_SHARE = 0.5
 MAX_LOGIT_SCALE = 50.0
 RANKED = 100
-# What each picture shows, told to the vision tower outright: it learns to see in a fraction of the pictures that the
-# contrast alone would take. These heads are left behind on export.
-HEADS = ("noun a", "color a", "relation", "noun b", "color b")
+# Of the heads' cross entropies, beside the contrast.
 HEADS_WEIGHT = 0.3
-
-
-def _other(rng: np.random.Generator, names: Sequence[str], but: str | None) -> str:
-    while True:
-        name = names[int(rng.integers(len(names)))]
-        if name != but:
-            return name
-
-
-def wrong_by_one(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
-    """A scene that differs from `spec` in one noun, one colour, or in what belongs to what."""
-    things = list(spec.things)
-    colors = [thing.color for thing in things]
-    if len(things) == 2 and rng.random() < 0.5:
-        if colors[0] != colors[1] and rng.random() < 0.6:
-            return replace(spec, things=(Thing(things[0].noun, colors[1]), Thing(things[1].noun, colors[0])))
-        if spec.relation != "next to" and things[0].noun != things[1].noun:
-            return replace(spec, things=(things[1], things[0]))
-    which = int(rng.integers(len(things)))
-    thing = things[which]
-    if thing.color is not None and rng.random() < 0.6:
-        things[which] = Thing(thing.noun, _other(rng, list(COLORS), thing.color))
-    else:
-        things[which] = Thing(_other(rng, list(NOUNS), thing.noun), thing.color)
-    return replace(spec, things=tuple(things))
-
-
-def labels(spec: SceneSpec) -> list[int]:
-    """The class of each of `HEADS`; 0 stands for "none". Neighbours are put in alphabetical order."""
-    things = list(spec.things)
-    if spec.relation == "next to":
-        things.sort(key=lambda thing: (thing.noun, thing.color or ""))
-    nouns, colors, relations = list(NOUNS), list(COLORS), list(RELATION_WORDS)
-    found = []
-    for thing in [*things, None][:2]:
-        noun = 0 if thing is None else 1 + nouns.index(thing.noun)
-        color = 0 if thing is None or thing.color is None else 1 + colors.index(thing.color)
-        found += [noun, color]
-    relation = 0 if spec.relation is None else 1 + relations.index(spec.relation)
-    return [*found[:2], relation, *found[2:]]
 
 
 def make_heads(width: int) -> nn.ModuleDict:
@@ -82,7 +39,8 @@ def augment(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Flo
     count = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (torch.rand((count, *shape), generator=generator) * (high - low) + low).to(images.device)
+        drawn = torch.rand((count, *shape), generator=generator, device=images.device)
+        return drawn * (high - low) + low
 
     zoom = uniform(0.9, 1.2)
     theta = torch.zeros(count, 2, 3, device=images.device)
@@ -93,7 +51,7 @@ def augment(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Flo
     soft = F.avg_pool2d(F.pad(made, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     made = torch.lerp(made, soft, uniform(-0.3, 1.0, 1, 1, 1).clamp(min=0.0))
     made = made * uniform(0.8, 1.2, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
-    grain = torch.randn(made.shape, generator=generator).to(made.device)
+    grain = torch.randn(made.shape, generator=generator, device=made.device)
     return (made + grain * uniform(-0.05, 0.1, 1, 1, 1).clamp(min=0.0)).clamp(-1.0, 1.0)
 
 
@@ -114,6 +72,7 @@ class ContrastiveLearner(Learner):
     """A small CLIPModel on augmented pictures, random captions and captions that are wrong by one word."""
 
     pictures: Pictures | None = None
+    texts: Texts | None = None
     held_out: Pictures | None = None
     encode_captions: CaptionEncoder | None = None
 
@@ -136,35 +95,35 @@ class ContrastiveLearner(Learner):
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Unit features of texts."""
         assert self.encode_captions is not None
-        pooled = self.model.text_model(self.encode_captions(texts).to(self.device)).pooler_output
+        return self.read(self.encode_captions(texts).to(self.device))
+
+    def read(self, ids: Int[Tensor, "b tokens"]) -> Float[Tensor, "b d"]:
+        """Unit features of token ids."""
+        pooled = self.model.text_model(ids).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
-        assert self.pictures is not None
-        generator = step_generator(self.seed, self.step)
-        rng = np.random.default_rng([self.seed, self.step])
-        indices = draw_indices(len(self.pictures), self.batch_size, generator).tolist()
+        assert self.pictures is not None and self.texts is not None
+        generator = step_generator(self.seed, self.step, device=self.device)
+        indices = draw_indices(len(self.pictures), self.batch_size, generator)
+        variants = draw_indices(VARIANTS, self.batch_size, generator)
         images = augment(to_model(self.pictures.images[indices], self.device), generator)
-        specs = [self.pictures.specs[i] for i in indices]
-        views = [self.pictures.views[i] if rng.random() < VIEW_SHARE else None for i in indices]
-        wrong = [wrong_by_one(spec, rng) for spec in specs]
-        texts = [caption(spec, view, rng) for spec, view in zip(specs + wrong, views + views, strict=True)]  # pyright: ignore[reportArgumentType]
-        names = [plain_caption(spec) for spec in specs + wrong]
-        numbers = torch.tensor(_numbered(names))
-        same = (numbers[: len(specs), None] == numbers[None]).to(self.device)
+        texts = self.texts
+        ids = torch.cat([texts.judged[indices, variants], texts.wrong[indices, variants]]).long()
+        names = torch.cat([texts.names[indices], texts.wrong_names[indices, variants]])
+        same = names[: self.batch_size, None] == names[None]
         with self.autocast():
             pooled = self.see(images)
-            features, text_features = self.project(pooled), self.text_features(texts)
-            told = self.told_loss(pooled, specs)
+            features, text_features = self.project(pooled), self.read(ids)
+            told = self.told_loss(pooled, texts.labels[indices].long())
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         logits = scale * features @ text_features.t()
-        right = (logits.detach().argmax(1).cpu() == torch.arange(len(specs))).float().mean()
+        right = (logits.detach().argmax(1) == torch.arange(len(logits), device=self.device)).float().mean()
         figures = {"top1": float(right), "told": float(told.detach()), "scale": float(scale.detach())}
         return contrastive_loss(logits, same) + HEADS_WEIGHT * told, figures
 
-    def told_loss(self, pooled: Float[Tensor, "b width"], specs: Sequence[SceneSpec]) -> Tensor:
+    def told_loss(self, pooled: Float[Tensor, "b width"], wanted: Int[Tensor, "b heads"]) -> Tensor:
         """Cross entropy of the heads, summed over them."""
-        wanted = torch.tensor([labels(spec) for spec in specs], device=pooled.device)
         heads = cast(nn.ModuleDict, self.modules["heads"])
         losses = [F.cross_entropy(heads[name](pooled).float(), wanted[:, i]) for i, name in enumerate(HEADS)]
         return torch.stack(losses).sum()
@@ -174,11 +133,6 @@ class ContrastiveLearner(Learner):
         """Top-1 of held-out pictures among 100 different held-out captions, and against captions wrong by one."""
         assert self.held_out is not None
         return ranking(self, self.held_out, np.random.default_rng(0))
-
-
-def _numbered(names: Sequence[str]) -> list[int]:
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [order[name] for name in names]
 
 
 @torch.no_grad()

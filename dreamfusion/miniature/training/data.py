@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from dreamfusion.errors import DreamfusionError
-from dreamfusion.miniature.captions import caption, plain_caption, view_word
+from dreamfusion.miniature.captions import plain_caption, view_word
 from dreamfusion.miniature.dataset import load_shard
 from dreamfusion.miniature.world import SceneSpec
 
@@ -27,10 +27,6 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.specs)
-
-    def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
-        """One random caption a picture."""
-        return [caption(self.specs[i], self.views[i], rng) for i in indices]
 
     def plain_captions(self, indices: Sequence[int], with_view: bool = False) -> list[str]:
         """The canonical caption of each picture."""
@@ -50,12 +46,14 @@ def load_pictures(paths: Sequence[Path]) -> Pictures:
     shards = [load_shard(path) for path in sorted(paths)]
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards]))
     specs = [spec for shard in shards for spec in shard.specs]
-    views = [
-        view_word(float(azimuth), float(elevation))
-        for shard in shards
-        for azimuth, elevation in zip(shard.azimuth_deg, shard.elevation_deg, strict=True)
-    ]
+    views = [word for shard in shards for word in view_words(shard.azimuth_deg, shard.elevation_deg)]
     return Pictures(images, specs, views)
+
+
+def view_words(azimuth_deg: np.ndarray, elevation_deg: np.ndarray) -> list[str]:
+    """The view word of each camera."""
+    angles = zip(azimuth_deg.tolist(), elevation_deg.tolist(), strict=True)
+    return [view_word(azimuth, elevation) for azimuth, elevation in angles]
 
 
 def to_model(images: UInt8[Tensor, "b h w 3"], device: torch.device) -> Float[Tensor, "b 3 h w"]:
@@ -70,4 +68,4 @@ def to_bytes(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b h w 3"]:
 
 def draw_indices(count: int, batch_size: int, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Which pictures a step shows: uniform, with replacement."""
-    return torch.randint(count, (batch_size,), generator=generator)
+    return torch.randint(count, (batch_size,), generator=generator, device=generator.device)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
@@ -17,6 +16,7 @@ from dreamfusion.miniature.training.data import Pictures, draw_indices
 from dreamfusion.miniature.training.loop import Learner, step_generator
 from dreamfusion.miniature.training.models import LATENT_CHANNELS, LATENT_SIZE, make_scheduler
 from dreamfusion.miniature.training.sheets import SHEET_PROMPTS, draw_samples, with_views
+from dreamfusion.miniature.training.texts import VARIANTS, Texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder
 
 CAPTION_DROPOUT = 0.1
@@ -37,8 +37,8 @@ def snr_weights(alphas_cumprod: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 
 def even_timesteps(batch_size: int, steps: int, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Timesteps spread evenly over a batch with one random offset: each alone is uniform, together they vary less."""
-    offset = torch.rand((), generator=generator)
-    shares = (offset + torch.arange(batch_size) / batch_size) % 1.0
+    offset = torch.rand((), generator=generator, device=generator.device)
+    shares = (offset + torch.arange(batch_size, device=generator.device) / batch_size) % 1.0
     return (shares * steps).long().clamp(max=steps - 1)
 
 
@@ -59,7 +59,7 @@ class DiffusionLearner(Learner):
     """
 
     latents: Tensor | None = None
-    pictures: Pictures | None = None
+    texts: Texts | None = None
     held_out_latents: Tensor | None = None
     held_out: Pictures | None = None
     encode_captions: CaptionEncoder | None = None
@@ -84,27 +84,32 @@ class DiffusionLearner(Learner):
     def text_states(self, texts: Sequence[str]) -> Float[Tensor, "b tokens width"]:
         """What the tower makes of the texts."""
         assert self.encode_captions is not None
-        return self.text(self.encode_captions(texts).to(self.device)).last_hidden_state
+        return self.read(self.encode_captions(texts))
+
+    def read(self, ids: Int[Tensor, "b tokens"]) -> Float[Tensor, "b tokens width"]:
+        """What the tower makes of token ids."""
+        return self.text(ids.to(self.device)).last_hidden_state
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         """The UNet's v, float32."""
         return self.unet(noisy, timesteps, states).sample.float()
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
-        assert self.latents is not None and self.pictures is not None
-        generator = step_generator(self.seed, self.step)
-        rng = np.random.default_rng([self.seed, self.step])
+        assert self.latents is not None and self.texts is not None and self.encode_captions is not None
+        generator = step_generator(self.seed, self.step, device=self.device)
         indices = draw_indices(len(self.latents), self.batch_size, generator)
-        texts = self.pictures.captions(indices.tolist(), rng)
-        texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
-        latents = self.latents[indices.to(self.latents.device)].to(self.device, torch.float32)
-        timesteps = even_timesteps(self.batch_size, len(self.alphas_cumprod), generator).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        variants = draw_indices(VARIANTS, self.batch_size, generator)
+        dropped = torch.rand(self.batch_size, generator=generator, device=self.device) < CAPTION_DROPOUT
+        nothing = self.encode_captions([""]).to(self.device)
+        ids = torch.where(dropped[:, None], nothing, self.texts.captions[indices, variants].long())
+        latents = self.latents[indices].float()
+        timesteps = even_timesteps(self.batch_size, len(self.alphas_cumprod), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=self.device)
         alphas_cumprod = self.alphas_cumprod[timesteps]
         noisy, target = noisy_and_target(latents, noise, alphas_cumprod)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            predicted = self.predict(noisy, timesteps, self.text_states(texts))
+            predicted = self.predict(noisy, timesteps, self.read(ids))
         errors = (predicted - target).square().mean((1, 2, 3))
         loss = (errors * snr_weights(alphas_cumprod)).mean()
         return loss, {"v_mse": float(errors.detach().mean())}

@@ -24,10 +24,12 @@ from dreamfusion.errors import CheckpointCorruptError
 from dreamfusion.miniature.training.optimisers import Muon, is_matrix
 
 
-def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """The CPU generator of one training step and purpose (`stream`)."""
+def step_generator(
+    seed: int, step: int, stream: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """The generator of one training step and purpose (`stream`)."""
     mixed = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(mixed >> np.uint64(1)))
 
 
 def learning_rate(step: int, base: float, warmup: int, reference: int) -> float:

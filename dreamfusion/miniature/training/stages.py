@@ -1,14 +1,16 @@
 """The stages of the miniature's training, each resumable on its own.
 
-world -> tokenizer -> autoencoder -> latents -> clip -> diffusion -> export
+world -> tokenizer -> texts -> autoencoder -> latents -> clip -> diffusion -> export
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -38,9 +40,10 @@ from dreamfusion.miniature.training.models import (
     make_unet,
     seeded,
 )
+from dreamfusion.miniature.training.texts import Texts, is_made, load_texts, tokenizer_digest, write_texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
 
-STAGES = ("world", "tokenizer", "autoencoder", "latents", "clip", "diffusion", "export")
+STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diffusion", "export")
 LATENT_STATISTICS_PICTURES = 2048
 
 
@@ -124,10 +127,43 @@ def run_tokenizer(plan: Plan) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def run_texts(plan: Plan) -> None:
+    """Writes the captions of every shard that has none of this tokenizer's, `workers` shards at a time."""
+    run_tokenizer(plan)
+    jobs = _unwritten_texts(plan, plan.shard_paths("held_out") + plan.shard_paths("train"))
+    if plan.workers == 1:
+        for job in jobs:
+            say(f"captions of {write_texts(*job).stem}")
+        return
+    with ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(write_texts, *job) for job in jobs]:
+            say(f"captions of {done.result().stem}")
+
+
+def _unwritten_texts(plan: Plan, shards: Sequence[Path]) -> list[tuple[Path, Path, Path]]:
+    digest = tokenizer_digest(plan.work / "tokenizer")
+    jobs = [(shard, plan.work / "tokenizer", _texts_path(plan, shard)) for shard in shards]
+    return [job for job in jobs if not is_made(job[2], digest)]
+
+
+def _texts_path(plan: Plan, shard: Path) -> Path:
+    return plan.work / "texts" / f"{shard.stem}.safetensors"
+
+
+def _texts_of(plan: Plan, shards: Sequence[Path]) -> Texts:
+    missing = _unwritten_texts(plan, shards)
+    if missing:
+        raise DreamfusionError(
+            f"{len(missing)} shards have no captions, the first is {missing[0][0].name}",
+            hint="run the stage 'texts' first",
+        )
+    return load_texts([_texts_path(plan, shard) for shard in shards]).to(plan.device)
+
+
 def _loaded(plan: Plan, split: str) -> Pictures:
     pictures = load_pictures(plan.shard_paths(split))
     say(f"{len(pictures)} {split} pictures")
-    return pictures
+    return replace(pictures, images=pictures.images.to(plan.device))
 
 
 def autoencoder_learner(plan: Plan, with_data: bool = True) -> AutoencoderLearner:
@@ -251,7 +287,9 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
         warmup=200,
         lr_reference=3000,
         weight_decay=0.05,
+        muon=plan.muon,
         pictures=_loaded(plan, "train") if with_data else None,
+        texts=_texts_of(plan, plan.shard_paths("train")) if with_data else None,
         held_out=_loaded(plan, "held_out") if with_data else None,
         encode_captions=CaptionEncoder(tokenizer),
     )
@@ -307,7 +345,7 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
     )
     if with_data:
         learner.latents, shards = _scaled_latents(plan, vae, "train")
-        learner.pictures = load_pictures(shards)
+        learner.texts = _texts_of(plan, shards)
         learner.held_out_latents, shards = _scaled_latents(plan, vae, "held_out")
         learner.held_out = load_pictures(shards)
         spread = float(learner.latents[:4096].float().std())
@@ -361,6 +399,7 @@ def run_export(plan: Plan) -> None:
 RUNNERS: dict[str, Callable[[Plan], object]] = {
     "world": run_world,
     "tokenizer": run_tokenizer,
+    "texts": run_texts,
     "autoencoder": run_autoencoder,
     "latents": run_latents,
     "clip": run_clip,
