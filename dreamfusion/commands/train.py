@@ -148,7 +148,7 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
 def _check_model(config: ExperimentConfig) -> None:
     from dreamfusion.guidance.models import find_model
 
-    find_model(config.guidance.model, probe_hub=True)
+    find_model(config.guidance.model, True, config.guidance.single_file_config)
     tell_unknown_words(config.prompt, config.guidance.model)
 
 

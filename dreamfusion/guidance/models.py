@@ -1,17 +1,17 @@
 """Which checkpoint a name means, whether it is here, and whether score distillation can use it.
 
-A name is an alias of `models.yaml` (`miniature`, `sd-1.5`, ...), a directory in diffusers' Stable Diffusion layout, or
-a hub id (`owner/name` or `owner/name@revision`). `find_model` answers in the first second: it reads a few JSON files
-and no weights, and loads no torch. The network is reached by `fetch_model` only, or when probing is asked for.
+A name is an alias of `models.yaml` (`miniature`, `sd-1.5`, ...), a directory in diffusers' layout, a single safetensors
+file, or a hub id (`owner/name` or `owner/name@revision`). `find_model` answers in the first second: it reads a few JSON
+files and headers, no weights, and loads no torch. The network is reached by `fetch_model` only, or when probing is
+asked for.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,22 +20,11 @@ from typing import Any
 import yaml
 
 from dreamfusion.errors import DreamfusionError, ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.guidance.families import LAYOUTS, check_supported, family_of, missing_files
+from dreamfusion.guidance.single_file import convert, converted_directory, identify
+from dreamfusion.guidance.weight_files import VARIANTS, hub_checksum_fault, weight_names
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
-_WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-_CONFIGS = (
-    "model_index.json",
-    "unet/config.json",
-    "vae/config.json",
-    "text_encoder/config.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/vocab.json",
-    "tokenizer/merges.txt",
-)
 
 
 @dataclass(frozen=True)
@@ -47,12 +36,15 @@ class ResolvedModel:
         directory: the files, all there and fit for score distillation; None when they must be fetched first.
         hub_ids: the repositories to fetch from, in order, when `directory` is None.
         tried: what was looked at, one line each.
+        single_file: the one file that must be converted first; `settings` is where its settings and tokenizer are from.
     """
 
     name: str
     directory: Path | None
     hub_ids: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
+    single_file: Path | None = None
+    settings: str = field(default="", repr=False)
 
 
 def package_directory() -> Path:
@@ -66,11 +58,12 @@ def aliases() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
 
 
-def find_model(name: str, probe_hub: bool = False) -> ResolvedModel:
+def find_model(name: str, probe_hub: bool = False, single_file_config: str | None = None) -> ResolvedModel:
     """Say where the model `name` is, without reading a weight.
 
-    Aliases come first, then directories, then hub ids, whose local cache is looked at. With `probe_hub` the hub is
-    asked whether it holds what the cache lacks; without, that is left to `fetch_model`, unless HF_HUB_OFFLINE is set.
+    Aliases come first, then directories and single files, then hub ids, whose local cache is looked at. With `probe_hub`
+    the hub is asked whether it holds what the cache lacks; without, that is left to `fetch_model`, unless HF_HUB_OFFLINE
+    is set. `single_file_config` names the model whose settings a single file is read with; None: told from the file.
 
     Raises ModelNotFoundError with the list of what was tried, ModelUnsupportedError for a checkpoint that is there
     but cannot be distilled.
@@ -84,20 +77,16 @@ def find_model(name: str, probe_hub: bool = False) -> ResolvedModel:
     if path.is_dir():
         return _in_directory(name, path)
     if path.is_file():
-        raise ModelUnsupportedError(
-            f"model '{name}' is a single file",
-            expected="a directory in diffusers' layout",
-            hint="convert it once with diffusers' StableDiffusionPipeline.from_single_file and save_pretrained",
-        )
+        return _in_single_file(name, path, single_file_config)
     if _HUB_ID.fullmatch(name) and not name.startswith((".", "~")):
         return _on_hub(name, [name], probe_hub, tried=[f"directory {path}: not there"])
     raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {path}: not there"])
 
 
 def available_stable_diffusion(probe_hub: bool = False) -> str | None:
-    """The first alias other than the miniature whose files are in the cache; with `probe_hub`, or on the hub."""
+    """The first Stable Diffusion 1 or 2 whose files are in the cache; with `probe_hub`, or on the hub."""
     for name, alias in aliases().items():
-        if "mirrors" not in alias:
+        if "mirrors" not in alias or alias["family"] != "stable-diffusion":
             continue
         try:
             found = find_model(name, probe_hub=probe_hub)
@@ -118,6 +107,8 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
     """
     if model.directory is not None:
         return model.directory
+    if model.single_file is not None:
+        return _from_single_file(model.single_file, model.settings, half_precision)
     tried = list(model.tried)
     for hub_id in model.hub_ids:
         directory = _download(hub_id, half_precision, tried)
@@ -126,107 +117,78 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
     raise _not_found(model.name, tried)
 
 
-def weights_variant(directory: Path, component: str) -> str | None:
-    """`None` when the component's plain weights are there, "fp16" when only those are; FileNotFoundError for neither."""
-    for variant in (None, "fp16"):
-        if any(path.is_file() for path in _weight_files(directory, component, variant)):
-            return variant
-    raise FileNotFoundError(directory / component)
+def verify_model(name: str) -> list[str]:
+    """What is wrong with the files of a model that is on this machine, one line each; empty when nothing is.
 
+    Beside what `find_model` looks at, each file of the hub's cache is read and compared with its SHA-256.
 
-def check_supported(directory: Path) -> None:
-    """Raise ModelUnsupportedError when the JSON files in `directory` tell of a model that SDS cannot use."""
-    index = _read_json(directory / "model_index.json")
-    unet, vae, scheduler = (
-        _read_json(directory / file)
-        for file in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-    )
-    for what, expected, got in _differences(index, unet, vae, scheduler):
-        raise ModelUnsupportedError(
-            f"the model in {directory} cannot be distilled: {what}",
-            expected=expected,
-            got=str(got),
-            hint=f"use a text-to-image checkpoint of the Stable Diffusion 1 or 2 family, such as {_examples()}",
-        )
-
-
-def _differences(
-    index: dict[str, Any], unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]
-) -> Iterable[tuple[str, str, Any]]:
-    # What each default means: the value that diffusers' own classes take when the key is left out.
-    channels = vae.get("latent_channels", 4)
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    scheduler_class = scheduler.get("_class_name", "")
-    checks = [
-        (
-            prediction_type in ("epsilon", "v_prediction") and "FlowMatch" not in scheduler_class,
-            "its prediction type",
-            "epsilon or v_prediction",
-            "flow matching" if "FlowMatch" in scheduler_class else prediction_type,
-        ),
-        (
-            # "text" pools the one encoder's own states; the other kinds want inputs that this pipeline does not have.
-            "text_encoder_2" not in index and unet.get("addition_embed_type") in (None, "text"),
-            "its conditioning",
-            "one CLIP text encoder",
-            "more than one, as in Stable Diffusion XL",
-        ),
-        (
-            unet.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel",
-            "its denoiser",
-            "UNet2DConditionModel",
-            unet.get("_class_name"),
-        ),
-        (
-            unet.get("in_channels", 4) == channels,
-            "its UNet's input, as of an inpainting or upscaling model",
-            f"the autoencoder's {channels} channels",
-            unet.get("in_channels", 4),
-        ),
-        (
-            unet.get("out_channels", 4) == channels,
-            "its UNet's output",
-            f"the autoencoder's {channels} channels",
-            unet.get("out_channels", 4),
-        ),
-        (
-            unet.get("time_cond_proj_dim") is None and unet.get("class_embed_type") is None,
-            "its UNet needs more than a text, as distilled and class-conditional models do",
-            "a UNet conditioned on a text and a timestep",
-            unet.get("class_embed_type") or "a guidance embedding",
-        ),
-        (
-            vae.get("_class_name", "AutoencoderKL") == "AutoencoderKL",
-            "its autoencoder",
-            "AutoencoderKL",
-            vae.get("_class_name"),
-        ),
-    ]
-    return ((what, expected, got) for good, what, expected, got in checks if not good)
+    Raises ModelNotFoundError when it is not here, ModelUnsupportedError when it cannot be distilled.
+    """
+    model = find_model(name)
+    if model.directory is None:
+        raise _not_found(name, list(model.tried))
+    files = sorted(f for f in model.directory.rglob("*") if f.is_file())
+    faults = ((file, hub_checksum_fault(file)) for file in files)
+    return [f"{file.relative_to(model.directory)} {fault}" for file, fault in faults if fault is not None]
 
 
 def _in_directory(name: str, directory: Path) -> ResolvedModel:
-    index = directory / "model_index.json"
-    # Another family lacks parts too; say what it is rather than what it lacks.
-    if index.is_file() and "unet" not in _read_json(index):
-        raise ModelUnsupportedError(
-            f"the model in {directory} cannot be distilled: its denoiser",
-            expected="a UNet",
-            got=str(_read_json(index).get("_class_name", "no UNet")),
-            hint=f"use a checkpoint of the Stable Diffusion 1 or 2 family, such as {_examples()}",
-        )
-    missing = _missing_files(directory)
+    missing = missing_files(directory)
     if missing:
         raise _not_found(name, [f"directory {directory}: lacks {', '.join(missing)}"])
     check_supported(directory)
     return ResolvedModel(name, directory, tried=(f"directory {directory}",))
 
 
+def _in_single_file(name: str, file: Path, settings: str | None) -> ResolvedModel:
+    _, alias = identify(file)
+    settings = settings or alias
+    for half_precision in (False, True):
+        directory = converted_directory(file, settings, half_precision)
+        if (directory / "model_index.json").is_file() and not missing_files(directory):
+            return ResolvedModel(name, directory, tried=(f"{file}, converted to {directory}",))
+    return ResolvedModel(name, None, tried=(f"file {file}",), single_file=file, settings=settings)
+
+
+def _from_single_file(file: Path, settings: str, half_precision: bool) -> Path:
+    family, _ = identify(file)
+    directory = _settings_directory(settings)
+    if family_of(directory) != family:
+        raise ModelUnsupportedError(
+            f"{file} cannot be read with the settings of {settings}",
+            expected=family,
+            got=family_of(directory),
+        )
+    target = converted_directory(file, settings, half_precision)
+    convert(file, family, directory, target, half_precision)
+    check_supported(target)
+    return target
+
+
+def _settings_directory(name: str) -> Path:
+    """A directory with the settings and the tokenizer of the model `name`; its weights need not be there."""
+    if name not in aliases() or "directory" in aliases()[name]:
+        path = find_model(name).directory if name in aliases() else Path(name).expanduser()
+        if path is not None and (path / "model_index.json").is_file():
+            return path
+    tried = [f"directory {Path(name).expanduser()}: not there"]
+    for hub_id in aliases().get(name, {}).get("mirrors", [name] if _HUB_ID.fullmatch(name) else []):
+        cached = _cached_directory(hub_id)
+        if cached is not None and (cached / "unet" / "config.json").is_file():
+            return cached
+        tried.append(f"cache of {hub_id}: not there")
+        if not _offline():
+            downloaded = _download(hub_id, False, tried, weights=False)
+            if downloaded is not None:
+                return downloaded
+    raise _not_found(name, tried, offline=_offline())
+
+
 def _on_hub(name: str, hub_ids: list[str], probe_hub: bool, tried: list[str] | None = None) -> ResolvedModel:
     tried = [] if tried is None else tried
     for hub_id in hub_ids:
         directory = _cached_directory(hub_id)
-        missing = None if directory is None else _missing_files(directory)
+        missing = None if directory is None else missing_files(directory)
         if directory is not None and not missing:
             check_supported(directory)
             return ResolvedModel(name, directory, (hub_id,), (*tried, f"cache of {hub_id}"))
@@ -255,12 +217,12 @@ def _repository_exists(hub_id: str, tried: list[str]) -> bool:
     try:
         HfApi().model_info(repo, revision=revision, timeout=3.0)
     except Exception as error:  # its class depends on which HTTP client this hub version uses
-        tried.append(f"hub {hub_id}: {_reason(error)}")
+        tried.append(f"hub {hub_id}: {_reason(error, hub_id)}")
         return False
     return True
 
 
-def _download(hub_id: str, half_precision: bool, tried: list[str]) -> Path | None:
+def _download(hub_id: str, half_precision: bool, tried: list[str], weights: bool = True) -> Path | None:
     from huggingface_hub import HfApi, snapshot_download
 
     repo, revision = _split(hub_id)
@@ -268,18 +230,20 @@ def _download(hub_id: str, half_precision: bool, tried: list[str]) -> Path | Non
         files = {
             s.rfilename for s in HfApi().model_info(repo, revision=revision, timeout=10.0).siblings or ()
         }
-        weights = [f for component in _WEIGHTS for f in _choose_weights(files, component, half_precision)]
-        small = [f for f in files if f.count("/") <= 1 and f.endswith((".json", ".txt"))]
+        small = [f for f in files if f.count("/") <= 1 and f.endswith((".json", ".txt", "spiece.model"))]
         # The configs first: a model that cannot be distilled is refused before gigabytes are fetched.
         directory = Path(snapshot_download(repo, revision=revision, allow_patterns=small))
-        check_supported(directory)
-        snapshot_download(repo, revision=revision, allow_patterns=weights)
+        family = check_supported(directory)
+        if not weights:
+            return directory
+        wanted = [f for part in LAYOUTS[family].parts for f in _choose_weights(files, part, half_precision)]
+        snapshot_download(repo, revision=revision, allow_patterns=wanted)
     except DreamfusionError:
         raise
     except Exception as error:  # its class depends on which HTTP client this hub version uses
-        tried.append(f"hub {hub_id}: {_reason(error)}")
+        tried.append(f"hub {hub_id}: {_reason(error, hub_id)}")
         return None
-    missing = _missing_files(directory)
+    missing = missing_files(directory)
     if missing:
         tried.append(f"hub {hub_id}: lacks {', '.join(missing)}")
         return None
@@ -287,60 +251,32 @@ def _download(hub_id: str, half_precision: bool, tried: list[str]) -> Path | Non
 
 
 def _choose_weights(files: set[str], component: str, half_precision: bool) -> list[str]:
-    for variant in ("fp16", None) if half_precision else (None, "fp16"):
-        for name in _weight_names(component, variant):
+    for variant in reversed(VARIANTS) if half_precision else VARIANTS:
+        for name in weight_names(component, variant):
             if f"{component}/{name}" not in files:
                 continue
-            if not name.endswith(".index.json"):
+            if not name.endswith(".json"):
                 return [f"{component}/{name}"]
-            shard = f"{component}/{_WEIGHTS[component]}-"
-            return [f"{component}/{name}", *sorted(f for f in files if f.startswith(shard))]
+            # Shards are called STEM-00001-of-00002.safetensors, or STEM.fp16-00001-of-00002.safetensors in half.
+            stem = name.partition(".")[0]
+            dot = "" if variant is None else f".{variant}"
+            shard = re.compile(rf"{component}/{stem}({re.escape(dot)}-\d|-\d+-of-\d+{re.escape(dot)}\.)")
+            return [f"{component}/{name}", *sorted(f for f in files if shard.match(f))]
     return []
-
-
-def _missing_files(directory: Path) -> list[str]:
-    missing = [file for file in _CONFIGS if not (directory / file).is_file()]
-    if (directory / "tokenizer" / "tokenizer.json").is_file():
-        missing = [file for file in missing if not file.startswith("tokenizer/")]
-    for component in _WEIGHTS:
-        if not any(
-            file.is_file()
-            for variant in (None, "fp16")
-            for file in _weight_files(directory, component, variant)
-        ):
-            missing.append(f"{component}'s weights")
-    return missing
-
-
-def _weight_files(directory: Path, component: str, variant: str | None) -> list[Path]:
-    return [directory / component / name for name in _weight_names(component, variant)]
-
-
-def _weight_names(component: str, variant: str | None) -> list[str]:
-    # Safetensors first, as the libraries themselves prefer them.
-    dot = "" if variant is None else f".{variant}"
-    stem = _WEIGHTS[component]
-    old = "pytorch_model" if component == "text_encoder" else stem
-    return [
-        f"{stem}{dot}.safetensors",
-        f"{stem}.safetensors.index{dot}.json",
-        f"{old}{dot}.bin",
-        f"{old}.bin.index{dot}.json",
-    ]
 
 
 def _not_found(name: str, tried: list[str], offline: bool = False) -> ModelNotFoundError:
     close = difflib.get_close_matches(name, aliases(), n=1)
-    hint = f"name one of {', '.join(aliases())}, a directory in diffusers' layout, or a hub id such as {_examples()}"
+    fetch = f"`dreamfusion models download {shlex.quote(name)}` fetches it"
+    if name in aliases() or _HUB_ID.fullmatch(name):
+        hint = f"{fetch}; or name a directory in diffusers' layout or a safetensors file"
+    else:
+        hint = f"name one of {', '.join(aliases())}, a directory in diffusers' layout, a safetensors file, or a hub id"
     if close and close[0] != name:
         hint = f"did you mean '{close[0]}'? {hint}"
     if offline:
-        hint = f"HF_HUB_OFFLINE is set: unset it to download, or {hint}"
+        hint = f"HF_HUB_OFFLINE is set: unset it, then {hint}"
     return ModelNotFoundError(f"model '{name}' was not found; tried: {'; '.join(tried)}", hint=hint)
-
-
-def _examples() -> str:
-    return next(alias["mirrors"][0] for alias in aliases().values() if "mirrors" in alias)
 
 
 def _offline() -> bool:
@@ -354,12 +290,13 @@ def _split(hub_id: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, hub_id: str) -> str:
+    from huggingface_hub.errors import GatedRepoError
+
+    if isinstance(error, GatedRepoError):
+        repo, _ = _split(hub_id)
+        return (
+            f"gated: accept its licence at https://huggingface.co/{repo} and put a token into HF_TOKEN, "
+            "or run `hf auth login`"
+        )
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnsupportedError(f"{path} cannot be read", got=_reason(error)) from error

@@ -21,12 +21,14 @@ from torch.profiler import record_function
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError, ModelUnsupportedError, PromptError
-from dreamfusion.guidance.models import check_supported, fetch_model, find_model, weights_variant
+from dreamfusion.guidance.families import check_supported
+from dreamfusion.guidance.models import fetch_model, find_model
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
 from dreamfusion.guidance.precision import unet_dtype, vae_dtype
 from dreamfusion.guidance.prompts import ViewPrompts
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.sds import guided_output, score_distillation, sds_loss
+from dreamfusion.guidance.weight_files import weights_variant
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class StableDiffusionGuidance:
         self.prompts = ViewPrompts(prompt, config.view_prompts)
         self.dtype = unet_dtype(config.dtype, self.device)
         self.vae_dtype = vae_dtype(self.dtype, self.device)
-        self.directory = fetch_model(find_model(config.model), half_precision=self.dtype == torch.float16)
+        found = find_model(config.model, single_file_config=config.single_file_config)
+        self.directory = fetch_model(found, half_precision=self.dtype == torch.float16)
         check_supported(self.directory)
 
         self.scheduler = load_scheduler(self.directory)
@@ -225,12 +228,14 @@ class StableDiffusionGuidance:
         options: dict[str, Any] = {} if component == "text_encoder" else {"low_cpu_mem_usage": False}
         try:
             with quiet_libraries():
-                model: Any = part.from_pretrained(
+                loaded: Any = part.from_pretrained(
                     self.directory / component,
                     variant=weights_variant(self.directory, component),
                     local_files_only=True,
+                    output_loading_info=True,
                     **options,
                 )
+                model, told = loaded
                 # Cast here, not by an argument of from_pretrained: its name differs between the libraries' versions.
                 model = model.requires_grad_(False).eval().to(self.device, dtype)
         except (SafetensorError, OSError) as error:
@@ -239,6 +244,13 @@ class StableDiffusionGuidance:
                 got=(str(error).strip().splitlines() or [type(error).__name__])[0][:160],
                 hint="delete the directory and fetch the model again",
             ) from error
+        if told["missing_keys"]:
+            # The libraries leave such weights at random and only log it.
+            raise ModelUnsupportedError(
+                f"the {component} in {self.directory} lacks weights that its config.json asks for",
+                got=f"nothing for {min(told['missing_keys'])} and {len(told['missing_keys']) - 1} more",
+                hint="config.json and weights belong to different models, or the download is broken",
+            )
         return model if component == "text_encoder" else model.to(memory_format=torch.channels_last)
 
     @property

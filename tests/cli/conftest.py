@@ -70,6 +70,8 @@ def husk(tmp_path: Path) -> Path:
         "model_index.json": {
             "_class_name": "StableDiffusionPipeline",
             "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
         },
         "unet/config.json": {"in_channels": 4, "out_channels": 4, "sample_size": 8},
         "vae/config.json": {"latent_channels": 4},
@@ -83,7 +85,8 @@ def husk(tmp_path: Path) -> Path:
         (root / name).write_text(json.dumps(content))
     (root / "tokenizer" / "merges.txt").touch()
     for name in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
-        (root / f"{name}.safetensors").touch()
+        # A header of two bytes that names nothing: whole, and empty.
+        (root / f"{name}.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return root
 
 

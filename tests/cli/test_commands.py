@@ -20,7 +20,7 @@ from dreamfusion.config_files import dump_config, load_config, parse_yaml
 from dreamfusion.runs.directory import RunDirectory
 
 Call = Callable[..., Any]
-COMMANDS = ["train", "resume", "export", "render", "sample", "runs", "config", "doctor"]
+COMMANDS = ["train", "resume", "export", "render", "sample", "runs", "config", "models", "doctor"]
 
 
 def test_help_names_every_command_in_80_columns(dreamfusion: Call) -> None:
@@ -141,8 +141,8 @@ def test_the_models_own_choice_gives_way_to_the_users(husk: Path, monkeypatch: p
         return train._config(request, "a duck").guidance.model
 
     assert model((), {"guidance.model": None}) == "sd-1.5"
-    assert model((), {"guidance.model": "sd-2.1"}) == "sd-2.1"
-    assert model(("guidance.model=sd-2.1",), {"guidance.model": None}) == "sd-2.1"
+    assert model((), {"guidance.model": "sd-2.1-v"}) == "sd-2.1-v"
+    assert model(("guidance.model=sd-2.1-v",), {"guidance.model": None}) == "sd-2.1-v"
 
 
 # ----------------------------------------------------------------------------------------------------- runs
@@ -261,3 +261,15 @@ def test_a_dump_is_what_the_run_holds(fresh_run: RunDirectory) -> None:
     assert load_config(fresh_run.config_path) == fresh_run.config()
     assert json.loads(fresh_run.manifest_path.read_text())["prompt"] == "a red duck"
     assert "prompt: a red duck" in dump_config(fresh_run.config())
+
+
+def test_the_models_are_listed_with_what_is_here(dreamfusion: Call) -> None:
+    listed = {event["name"]: event for event in dreamfusion("models", "list").events}
+    assert listed["miniature"]["state"] == "yes" and listed["sd-1.5"]["state"] == "no"
+    assert listed["if-xl"]["gated"] and listed["sd-2.1-v"]["prediction_type"] == "v_prediction"
+
+
+def test_a_model_on_this_machine_is_verified_and_not_fetched(dreamfusion: Call) -> None:
+    assert dreamfusion("models", "verify", "miniature").events[-1]["event"] == "whole"
+    answer = dreamfusion("models", "download", "miniature")
+    assert answer.code == 0 and answer.events[-1]["path"].endswith("stable-diffusion")

@@ -71,6 +71,29 @@ def test_a_model_that_is_not_there(dreamfusion: Call) -> None:
     told(dreamfusion("sample", "a duck", "--model", "./nowhere"), 15, "tried:")
 
 
+def test_a_model_that_was_half_downloaded(dreamfusion: Call, husk: Path) -> None:
+    weights = husk / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5])
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk)
+    told(
+        answer,
+        15,
+        "lacks unet's weights (diffusion_pytorch_model.safetensors is no safetensors file, or was cut",
+    )
+    told(dreamfusion("models", "verify", husk), 15, "unet's weights")
+
+
+def test_a_model_to_verify_or_download_that_is_not_there(dreamfusion: Call) -> None:
+    told(
+        dreamfusion("models", "verify", "sd-1.5"),
+        15,
+        "cache of stable-diffusion-v1-5/",
+        "models download sd-1.5",
+    )
+    told(dreamfusion("models", "download", "sd-1.5"), 15, "HF_HUB_OFFLINE")
+    told(dreamfusion("models", "download", "sd-3.5"), 15, "name one of miniature, ")
+
+
 def test_a_model_that_cannot_be_distilled(dreamfusion: Call, husk: Path) -> None:
     (husk / "scheduler" / "scheduler_config.json").write_text(
         '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'

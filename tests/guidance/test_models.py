@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
 
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
 from dreamfusion.guidance import models
+from dreamfusion.guidance.families import LAYOUTS
 from dreamfusion.guidance.models import aliases, available_stable_diffusion, fetch_model, find_model
 
 
@@ -96,11 +99,75 @@ def test_a_directory_that_lacks_parts_says_which(tiny_sd1: Path, tmp_path: Path)
         find_model(str(copy))
 
 
-def test_a_single_file_says_how_to_convert_it(tmp_path: Path):
-    file = tmp_path / "v1-5.safetensors"
-    file.touch()
-    with pytest.raises(ModelUnsupportedError, match="from_single_file"):
-        find_model(str(file))
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_file_that_was_cut_short_is_no_model(tiny_sd1: Path, tmp_path: Path, shard: bool):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_sd1, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    if shard:
+        index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+        weights.rename(copy / "unet" / "part-1.safetensors")
+        (copy / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelNotFoundError, match=r"unet's weights \(part-2.safetensors is missing\)"):
+            find_model(str(copy))
+        return
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelNotFoundError, match=r"unet's weights \(.* has [\d,]+ of [\d,]+ bytes\)"):
+        find_model(str(copy))
+
+
+def test_verifying_compares_the_hubs_files_with_their_checksums(tiny_sd1: Path, hub_cache: Path):
+    snapshot = put_in_cache(hub_cache, "stable-diffusion-v1-5/stable-diffusion-v1-5", tiny_sd1)
+    weights = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    contents = bytearray(weights.read_bytes())
+    blob = snapshot / hashlib.sha256(contents).hexdigest()
+    weights.rename(blob)
+    weights.symlink_to(blob)
+    assert models.verify_model("sd-1.5") == []
+    contents[-1] ^= 1  # of the same length: only reading it shows
+    blob.write_bytes(contents)
+    (fault,) = {line.partition(" ")[2] for line in models.verify_model("sd-1.5")}
+    assert "does not have the contents" in fault
+
+
+def test_a_gated_repository_says_what_to_do(monkeypatch):
+    response: Any = SimpleNamespace(headers={}, request=None, status_code=401)
+
+    def gated(*arguments, **options):
+        raise GatedRepoError("401 Client Error", response=response)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", gated)
+    with pytest.raises(
+        ModelNotFoundError, match=r"gated: accept .*huggingface.co/DeepFloyd/IF-I-M-v1.0.*HF_TOKEN"
+    ):
+        fetch_model(find_model("if-m"))
+
+
+def test_the_table_is_complete():
+    for name, alias in aliases().items():
+        assert alias["family"] in LAYOUTS, name
+        assert alias["prediction_type"] in ("epsilon", "v_prediction"), name
+        assert alias["resolution"] > 0 and alias["memory_gb"] > 0 and alias["licence"], name
+        assert ("directory" in alias) != ("mirrors" in alias and alias["download_gb"] > 0), name
+    assert set(aliases()) == {
+        "miniature",
+        "sd-1.5",
+        "sd-2.1-base",
+        "sd-2.1-v",
+        "sdxl",
+        "if-m",
+        "if-l",
+        "if-xl",
+    }
+
+
+def test_shards_of_the_wanted_precision_are_fetched():
+    plain = [f"text_encoder/model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    half = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    indices = ["text_encoder/model.safetensors.index.json", "text_encoder/model.safetensors.index.fp16.json"]
+    files = {*plain, *half, *indices}
+    assert models._choose_weights(files, "text_encoder", False) == [indices[0], *plain]
+    assert models._choose_weights(files, "text_encoder", True) == [indices[1], *half]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +183,8 @@ def test_a_single_file_says_how_to_convert_it(tmp_path: Path):
         ("vae/config.json", {"latent_channels": 16}, "16 channels"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction type.*got sample"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
-        ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "conditioning"),
+        ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "conditioning"),
+        ("model_index.json", {"vae": [None, None]}, "T5EncoderModel"),
     ],
 )  # fmt: skip
 def test_models_that_cannot_be_distilled_are_refused(
@@ -131,7 +199,7 @@ def test_models_that_cannot_be_distilled_are_refused(
 def test_another_family_is_named(tmp_path: Path):
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelUnsupportedError, match="FluxPipeline"):
+    with pytest.raises(ModelUnsupportedError, match="FluxPipeline, a flow-matching model"):
         find_model(str(tmp_path))
 
 

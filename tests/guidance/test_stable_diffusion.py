@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -292,8 +293,24 @@ def test_an_image_size_that_does_not_fit_is_refused(tiny_sd1: Path):
 def test_corrupt_weights_are_told_in_one_line(tiny_sd1: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     shutil.copytree(tiny_sd1, broken)
-    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 64)
+    # As long as its header says, but of a number type that there is not.
+    header = b'{"conv_in.weight": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}'
+    contents = len(header).to_bytes(8, "little") + header + bytes(4)
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(contents)
     with pytest.raises(ModelUnsupportedError, match="unet"):
+        make(broken)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_there_are_not_left_at_random(tiny_sd1: Path, tmp_path: Path, component: str):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_sd1, broken)
+    (file,) = (broken / component).glob("*.safetensors")
+    tensors = load_file(file)
+    name = min(tensors)
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelUnsupportedError, match=f"the {component} in .* lacks weights"):
         make(broken)
 
 

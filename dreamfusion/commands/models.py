@@ -1,0 +1,84 @@
+"""`dreamfusion models`: the names that `--model` knows, fetching one, and checking one."""
+
+from __future__ import annotations
+
+import sys
+
+from dreamfusion.commands.tables import print_table
+from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.progress import busy, event, notice, result
+
+
+def print_models() -> None:
+    """The alias table with what is on this machine, as a table, or as JSON lines where stdout is no terminal."""
+    from dreamfusion.guidance.models import aliases
+
+    rows = [("model", "here", "pixels", "predicts", "download", "memory", "licence")]
+    for name, alias in aliases().items():
+        state = _state(name)
+        event(name=name, state=state, **alias)
+        size = alias.get("download_gb")
+        licence = alias["licence"] + (", gated" if alias.get("gated") else "")
+        rows.append(
+            (
+                name,
+                state,
+                str(alias["resolution"]),
+                {"epsilon": "noise", "v_prediction": "v"}[alias["prediction_type"]],
+                "" if size is None else f"{size} GB",
+                f"{alias['memory_gb']} GiB",
+                licence,
+            )
+        )
+    if sys.stdout.isatty():
+        print_table(rows)
+        print(
+            "\nfetch one: dreamfusion models download NAME; directories, safetensors files and hub ids work too"
+        )
+
+
+def _state(name: str) -> str:
+    from dreamfusion.guidance.models import find_model
+
+    try:
+        return "no" if find_model(name).directory is None else "yes"
+    except ModelNotFoundError:  # offline, or a part is missing
+        return "no"
+    except ModelUnsupportedError:
+        return "broken"
+
+
+def download_model(name: str, half_precision: bool) -> None:
+    """Fetch the model, and say where it lies.
+
+    Raises:
+        ModelNotFoundError, ModelUnsupportedError.
+    """
+    from dreamfusion.guidance.models import fetch_model, find_model
+
+    model = find_model(name)
+    if model.directory is not None:
+        notice(f"{name} is here already")
+        directory = model.directory
+    else:
+        with busy(f"fetching {name}"):
+            directory = fetch_model(model, half_precision)
+    result(str(directory), event="model", name=name, path=directory)
+
+
+def verify_model(name: str) -> bool:
+    """Read and check the model's files; False when one of them is not what it should be.
+
+    Raises:
+        ModelNotFoundError, ModelUnsupportedError.
+    """
+    from dreamfusion.guidance.models import find_model
+    from dreamfusion.guidance.models import verify_model as faults_of
+
+    with busy(f"reading {name}"):
+        faults = faults_of(name)
+    for fault in faults:
+        result(f"{name}: {fault}", event="fault", name=name, text=fault)
+    if not faults:
+        result(f"{name} is whole: {find_model(name).directory}", event="whole", name=name)
+    return not faults
