@@ -191,15 +191,31 @@ def export(
     threshold: Annotated[
         str, typer.Option(metavar="auto|X", help="Density of the surface; auto matches the renders.")
     ] = "auto",
+    faces: Annotated[
+        int | None,
+        typer.Option(help="At most about so many; 0 keeps all. [default: 40000]", show_default=False),
+    ] = None,
+    smooth: Annotated[int, typer.Option(metavar="N", help="Rounds of Taubin smoothing.")] = 0,
+    close_holes: Annotated[
+        int, typer.Option(metavar="CELLS", help="Fill holes up to twice as many cells wide.")
+    ] = 0,
+    height_cm: Annotated[
+        float | None,
+        typer.Option(help="Real height of the object; world units if left out.", show_default=False),
+    ] = None,
     output: OutputFile = None,
     runs: Runs = _RUNS,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Write RUN's object as a mesh with colours."""
-    from dreamfusion.commands.export import export_mesh
+    from dreamfusion.commands.export import ExportRequest, export_mesh
 
+    chosen = None if format is None else format.value
     level = _threshold(threshold)
-    export_mesh(run, runs, None if format is None else format.value, resolution, level, output, device.value)
+    request = ExportRequest(
+        run, runs, chosen, resolution, level, faces, smooth, close_holes, height_cm, output
+    )
+    export_mesh(request, device.value)
 
 
 def _threshold(text: str) -> float | None:

@@ -11,7 +11,8 @@
     ├── DeviceError                 17   the device is not there
     ├── OutputError                 18   the output cannot be written
     ├── NoSurfaceError              19   nothing crosses the density threshold
-    └── CollapseError               20   the scene went empty or solid, or its gradients are not finite
+    ├── CollapseError               20   the scene went empty or solid, or its gradients are not finite
+    └── OutOfMemoryError            21   an asset needs more memory than there is
 
 A user's mistake is one of these and is printed as one line: what, where, expected, got, what to do.
 A programmer's mistake is any other exception and keeps its traceback.
@@ -91,3 +92,7 @@ class NoSurfaceError(DreamfusionError):
 
 class CollapseError(DreamfusionError):
     exit_code = 20
+
+
+class OutOfMemoryError(DreamfusionError):
+    exit_code = 21

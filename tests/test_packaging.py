@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def requirements() -> dict[str, str]:
-    """Distribution -> version range, for the package and its tests."""
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    """Distribution -> version range, for the package, its extras and its tests."""
+    lines = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
     found = {}
     for line in lines:
         match = re.fullmatch(r"([A-Za-z0-9_.-]+)(\[[^\]]*\])?(.*)", line)

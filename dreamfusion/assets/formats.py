@@ -31,6 +31,8 @@ from trimesh.exchange.stl import export_stl
 from dreamfusion.assets.files import atomic_path, choose_format
 
 GENERATOR = "dreamfusion"
+# What one unit of a file is taken for, in cm: glTF's is the metre, and a slicer's the millimetre.
+UNIT_CM = {"glb": 100.0, "obj": 100.0, "ply": 100.0, "stl": 0.1}
 
 
 def srgb_to_linear(srgb: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -59,13 +61,28 @@ def vertex_colors(mesh: trimesh.Trimesh) -> UInt8[np.ndarray, "v 4"]:
     return np.asarray(visual.vertex_colors)
 
 
-def write_mesh(mesh: trimesh.Trimesh, path: Path | str, format: str | None = None) -> Path:
+def scaled(mesh: trimesh.Trimesh, height_cm: float | int | None, format: str) -> trimesh.Trimesh:
+    """The mesh so high (along +Y), in the unit that programs take the format's numbers for; None leaves world units."""
+    if height_cm is None:
+        return mesh
+    height = float(np.ptp(mesh.vertices[:, 1]))
+    factor = height_cm / UNIT_CM[format] / height
+    # A copy keeps colours, and the normals do not change by a uniform scale.
+    larger = mesh.copy()
+    larger.apply_scale(factor)
+    return larger
+
+
+def write_mesh(
+    mesh: trimesh.Trimesh, path: Path | str, format: str | None = None, height_cm: float | int | None = None
+) -> Path:
     """Writes the mesh with its vertex colours and normals; the file appears only when it is complete.
 
     Args:
         mesh: 8-bit sRGB vertex colours, as `extract_mesh` makes them.
         path: missing folders are made; a file that is there is replaced.
         format: one of glb, obj, ply, stl; None takes it from the path's ending.
+        height_cm: real height of the object; None writes world units.
 
     Returns:
         The path written.
@@ -74,9 +91,10 @@ def write_mesh(mesh: trimesh.Trimesh, path: Path | str, format: str | None = Non
         OutputError: unknown format, or the file cannot be written.
     """
     path = Path(path)
-    write = WRITERS[choose_format(path, format, tuple(WRITERS))]
+    chosen = choose_format(path, format, tuple(WRITERS))
+    mesh = scaled(mesh, height_cm, chosen)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(write(mesh))
+        temporary.write_bytes(WRITERS[chosen](mesh))
     return path
 
 

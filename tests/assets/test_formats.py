@@ -137,6 +137,15 @@ def test_trimesh_reads_back_the_same_solid(head, tmp_path, format):
         assert np.array_equal(vertex_colors(again)[:, :3], vertex_colors(head)[:, :3])
 
 
+@pytest.mark.parametrize(("format", "unit"), [("glb", 1.0), ("obj", 1.0), ("ply", 1.0), ("stl", 1e-3)])
+def test_a_height_in_cm_is_that_high_in_the_formats_unit(head, tmp_path, format, unit):
+    before = head.vertices.copy()
+    again = trimesh.load_mesh(write_mesh(head, tmp_path / f"head.{format}", height_cm=25))
+    assert again.extents[1] * unit == pytest.approx(0.25, rel=1e-5)
+    assert again.extents[0] / again.extents[1] == pytest.approx(head.extents[0] / head.extents[1], rel=1e-5)
+    assert np.array_equal(head.vertices, before)
+
+
 def test_obj_has_srgb_colours_and_normals(head, tmp_path):
     lines = write_mesh(head, tmp_path / "head.obj").read_text().splitlines()
     vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], dtype=float)

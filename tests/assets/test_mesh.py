@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dreamfusion.assets import mesh as mesh_module
+from dreamfusion.assets import sampling, surface
 from dreamfusion.assets.formats import vertex_colors
-from dreamfusion.assets.mesh import extract_mesh, sample_density
+from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.assets.sampling import sample_density
 from dreamfusion.errors import ConfigError, NoSurfaceError
 
 CENTRE = (0.1, -0.05, 0.2)
@@ -53,14 +55,14 @@ def test_normals_point_outwards(toys):
 
 
 def test_an_inside_out_mesh_never_leaves(toys, monkeypatch):
-    marching_cubes = mesh_module.mcubes.marching_cubes
+    marching_cubes = surface.mcubes.marching_cubes
 
     def inside_out(volume, level):
         vertices, faces = marching_cubes(volume, level)
         return vertices, faces[:, ::-1]
 
-    monkeypatch.setattr(mesh_module.mcubes, "marching_cubes", inside_out)
-    monkeypatch.setattr(mesh_module, "_keep_large_solids", lambda v, f, share: (v, f, 0, 0))
+    monkeypatch.setattr(surface.mcubes, "marching_cubes", inside_out)
+    monkeypatch.setattr(mesh_module, "keep_large_solids", lambda v, f, share: (v, f, 0, 0))
     with pytest.raises(AssertionError, match="inside out"):
         extract_mesh(toys.Solid(toys.ball(0.5)), 1.0, resolution=16, threshold=50.0)
 
@@ -141,7 +143,7 @@ def test_colours_below_a_thin_skin_show_through_as_much_as_in_a_render(toys):
     field = toys.Solid(toys.ball(0.5), red_inside, peak=30.0, sharpness=3000)
     mesh, _ = extract_mesh(field, 1.0, resolution=32, threshold=15.0)
     colours = vertex_colors(mesh)
-    s = np.linspace(0, mesh_module.SKIN[1], 10001)
+    s = np.linspace(0, sampling.SKIN[1], 10001)
     weights = 30 * np.exp(-30 * s)
     expected = (weights * 8 * s).sum() / weights.sum()
     assert np.abs(colours[:, 0] / 255 - expected).max() < 0.02
@@ -186,7 +188,7 @@ def test_options_out_of_range_are_refused_before_the_field_is_asked(toys, option
 
 
 def test_the_field_is_asked_in_bounded_blocks_and_never_outside_the_ball(toys, monkeypatch):
-    monkeypatch.setattr(mesh_module, "BLOCK", 1000)
+    monkeypatch.setattr(sampling, "BLOCK", 1000)
 
     class Watching(toys.Solid):
         def density(self, positions):
@@ -198,7 +200,7 @@ def test_the_field_is_asked_in_bounded_blocks_and_never_outside_the_ball(toys, m
     field = Watching(toys.ball(0.5))
     in_blocks = sample_density(field, 0.8, 24, layers.append)
     assert layers == list(range(1, 28))
-    monkeypatch.setattr(mesh_module, "BLOCK", 1 << 20)
+    monkeypatch.setattr(sampling, "BLOCK", 1 << 20)
     at_once = sample_density(toys.Solid(toys.ball(0.5)), 0.8, 24)
     assert np.allclose(in_blocks.sigmas, at_once.sigmas, rtol=1e-4)
 
@@ -221,7 +223,7 @@ def test_vertices_are_exact_where_density_is_far_from_linear(toys):
 
 @pytest.mark.parametrize("threshold", [50.0, "auto"])
 def test_progress_grows_to_its_total(toys, monkeypatch, threshold):
-    monkeypatch.setattr(mesh_module, "BLOCK", 1000)
+    monkeypatch.setattr(sampling, "BLOCK", 1000)
     seen: list[tuple[int, int]] = []
     field = toys.Solid(toys.ball(0.5))
     renderer = toys.SlowRenderer(field)
@@ -237,3 +239,96 @@ def test_progress_grows_to_its_total(toys, monkeypatch, threshold):
     done, totals = [list(column) for column in zip(*seen, strict=True)]
     assert done == sorted(done) and len(set(totals)) == 1 and done[-1] == totals[-1]
     assert len(done) > 3
+
+
+def test_blocks_join_without_a_seam(toys, monkeypatch):
+    whole, _ = extract_mesh(toys.head(), 1.0, resolution=40, threshold=50.0)
+    for layers in (1, 3, 17):
+        monkeypatch.setattr(surface, "BLOCK_POINTS", layers * 43**2)
+        blocks, _ = extract_mesh(toys.head(), 1.0, resolution=40, threshold=50.0)
+        assert np.array_equal(blocks.vertices, whole.vertices)
+        assert np.array_equal(np.sort(np.sort(blocks.faces, 1), 0), np.sort(np.sort(whole.faces, 1), 0))
+
+
+def test_a_found_threshold_above_the_coarse_grid_gives_the_fine_surface(toys, monkeypatch):
+    field = toys.Solid(toys.ball(0.5))
+    renderer = toys.SlowRenderer(field)
+    renderer.samples = 32
+    monkeypatch.setattr(mesh_module, "THRESHOLD_RESOLUTION", 24)
+    seen: list[tuple[int, int]] = []
+    mesh, info = extract_mesh(
+        field,
+        1.0,
+        resolution=48,
+        renderer=renderer,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    same, _ = extract_mesh(field, 1.0, resolution=48, threshold=info.threshold)
+    assert np.array_equal(mesh.vertices, same.vertices) and info.silhouette_iou > 0.9
+    done = [part[0] for part in seen]
+    assert done == sorted(done) and seen[-1] == (seen[-1][1],) * 2
+
+
+def test_holes_are_closed_where_asked(toys):
+    def pierced(positions):  # a ball with a hole of radius 0.05 along the x axis
+        return torch.minimum(toys.ball(0.5)(positions), positions[:, 1:].norm(dim=-1) - 0.05)
+
+    field = toys.Solid(pierced, sharpness=300)
+    mesh, _ = extract_mesh(field, 1.0, resolution=48, threshold=50.0)
+    assert mesh.euler_number == 0  # a torus: 2 - 2 genus
+    closed, info = extract_mesh(field, 1.0, resolution=48, threshold=50.0, close_holes=3)
+    assert closed.euler_number == 2 and info.watertight
+    distances = np.linalg.norm(closed.vertices, axis=1)
+    assert distances.max() < 0.51 and closed.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.02)
+
+
+def test_closing_stays_in_the_ball(toys):
+    field = toys.Solid(toys.box((2.0, 0.3, 2.0)))
+    closed, _ = extract_mesh(field, 1.0, resolution=32, threshold=50.0, close_holes=2)
+    assert closed.is_watertight and np.linalg.norm(closed.vertices, axis=1).max() < 1 + 2 / 32
+
+
+def test_smoothing_takes_the_roughness_and_keeps_the_volume(toys):
+    def rough(positions):
+        wave = torch.sin(60 * positions).prod(dim=-1)
+        return toys.ball(0.5)(positions) + 0.02 * wave
+
+    field = toys.Solid(rough)
+    plain, _ = extract_mesh(field, 1.0, resolution=64, threshold=50.0)
+    smooth, _ = extract_mesh(field, 1.0, resolution=64, threshold=50.0, smooth=10)
+
+    def roughness(mesh):
+        return np.linalg.norm(mesh.vertices, axis=1).std()
+
+    assert roughness(smooth) < 0.6 * roughness(plain)
+    assert smooth.volume == pytest.approx(plain.volume, rel=0.01)
+    assert np.array_equal(smooth.faces, plain.faces)
+
+
+def test_decimation_keeps_the_shape_and_the_mesh_closed(toys):
+    mesh, info = extract_mesh(toys.head(), 1.0, resolution=64, threshold=50.0, faces=3000)
+    full, _ = extract_mesh(toys.head(), 1.0, resolution=64, threshold=50.0)
+    assert len(full.faces) == info.marched_faces > 7000
+    assert 2500 <= len(mesh.faces) <= 3000
+    assert info.watertight and mesh.is_watertight and mesh.is_winding_consistent
+    assert mesh.volume == pytest.approx(full.volume, rel=5e-3)
+    assert np.allclose(mesh.bounds, full.bounds, atol=0.01)
+    # A flat side needs few faces: decimation by quadric error leaves nearly none of them there.
+    assert mesh.area_faces.max() > 8 * full.area_faces.max()
+    # Its colours are those at its own vertices.
+    nose = mesh.vertices[:, 2] > 0.6
+    assert (vertex_colors(mesh)[nose, 0] > 200).all() and (vertex_colors(mesh)[nose, 1] < 50).all()
+
+
+def test_without_the_library_decimation_says_how_to_get_it(toys, monkeypatch):
+    monkeypatch.setattr("dreamfusion.assets.cleaning.can_decimate", lambda: False)
+    with pytest.raises(ConfigError, match=r"fast-simplification.*Run pip install"):
+        extract_mesh(toys.head(), 1.0, resolution=32, threshold=50.0, faces=500)
+    whole, _ = extract_mesh(toys.head(), 1.0, resolution=16, threshold=50.0, faces=100_000)
+    assert whole.is_watertight
+
+
+@pytest.mark.parametrize("options", [{"close_holes": -1}, {"smooth": 1000}, {"faces": 10}])
+def test_counts_out_of_range_are_refused(toys, options):
+    with pytest.raises(ConfigError):
+        extract_mesh(toys.head(), 1.0, resolution=16, threshold=50.0, **options)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion.assets.mesh import extract_mesh, sample_density
+from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.assets.sampling import sample_density
 from dreamfusion.assets.threshold import (
     best_threshold,
     max_density_along_rays,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trimesh
 
 from dreamfusion import __version__
 from dreamfusion.commands import train
@@ -169,6 +170,15 @@ def test_export_says_which_run_it_took_and_where_the_mesh_is(
     assert line["event"] == "mesh" and line["faces"] > 50
     assert Path(line["path"]).read_bytes()[:4] == b"glTF"
     assert Path(line["path"]).stat().st_size == line["bytes"]
+
+
+def test_export_obeys_its_shape_options(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    words = ["--resolution", "24", "--faces", "300", "--smooth", "2", "--close-holes", "1"]
+    answer = dreamfusion("export", *words, "--height-cm", "12", "--format", "stl")
+    assert answer.code == 0, answer.err
+    (line,) = answer.events
+    assert 200 < line["faces"] <= 300 < line["marched_faces"] and line["watertight"] is True
+    assert trimesh.load_mesh(line["path"]).extents[1] == pytest.approx(120, rel=1e-5)  # millimetres
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dreamfusion.runs.directory import RunDirectory
 
@@ -198,6 +199,10 @@ class TestLooking:
         ["export", "--resolution", "10000"],
         ["export", "--threshold", "-1"],
         ["export", "--threshold", "nan"],
+        ["export", "--faces", "10"],
+        ["export", "--smooth", "-1"],
+        ["export", "--close-holes", "100"],
+        ["export", "--height-cm", "0"],
         ["render", "--frames", "0"],
         ["render", "--fps", "0"],
         ["render", "--size", "1"],
@@ -209,6 +214,28 @@ def test_an_option_out_of_range(
     dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str]
 ) -> None:
     told(dreamfusion(*words), 11, words[1], "expected", f"got {words[2]}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8589934592 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(
+    dreamfusion: Call,
+    run_with_checkpoint: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dreamfusion.assets.mesh.extract_mesh", full)
+    told(dreamfusion("export", "--resolution", "16"), 21, "memory", "Lower --resolution")
+    assert not list(run_with_checkpoint.path.glob("mesh*"))
 
 
 def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
