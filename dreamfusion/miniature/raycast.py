@@ -9,36 +9,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
+from dreamfusion.miniature.pictures import (
+    Lights,
+    Picture,
+    Surface,
+    chunks,
+    develop,
+    gathered,
+    normalised,
+    pixel_directions,
+    repeated,
+)
 from dreamfusion.miniature.solids import BOX, FRUSTUM, SPHERE, Solids, interval
-
-# Pairs worked on at once: enough to hide the cost of a call, few enough to stay in a processor's cache.
-PAIRS_PER_CHUNK = 150_000
-
-
-@dataclass(frozen=True)
-class Lights:
-    """One point light and its strengths for each scene; ambient 1 and diffuse 0 give the pure albedo."""
-
-    position: Float[Tensor, "b 3"]
-    ambient: Float[Tensor, " b"]
-    diffuse: Float[Tensor, " b"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What `render` returns: rgb over the background, opacity in [0, 1], and of the nearest surface through each
-    pixel's centre of mass the depth along the camera's axis (0 where nothing is) and the world normal."""
-
-    rgb: Float[Tensor, "b h w 3"]
-    opacity: Float[Tensor, "b h w"]
-    depth: Float[Tensor, "b h w"] | None
-    normals: Float[Tensor, "b h w 3"] | None
 
 
 def render(
@@ -60,32 +47,15 @@ def render(
     b, h, w = len(cameras), cameras.height, cameras.width
     if solids.n_scenes != b or background.shape != (b, h, w, 3):
         raise ValueError(f"{solids.n_scenes} scenes, {b} cameras, background {tuple(background.shape)}")
-    fine = cameras.resized(h * supersample, w * supersample)
-    hits = _nearest_hits(solids, fine)
-    n_rays = b * fine.height * fine.width
-    rgb = torch.zeros(n_rays, 3, device=background.device)
-    rgb.index_copy_(0, hits.ray, _shade(solids, hits, lights))
-    hit = torch.zeros(n_rays, device=background.device)
-    hit.index_fill_(0, hits.ray, 1.0)
+    seen = surface(solids, cameras.resized(h * supersample, w * supersample))
+    return develop(seen, background, lights, supersample, with_geometry)
 
-    def average(values: Tensor) -> Tensor:
-        blocks = values.reshape(b, h, supersample, w, supersample, -1)
-        total = torch.zeros_like(blocks[:, :, 0, :, 0])
-        for i in range(supersample):
-            for j in range(supersample):
-                total += blocks[:, :, i, :, j]
-        return total / supersample**2
 
-    opacity = average(hit)
-    picture = average(rgb) + (1.0 - opacity) * background
-    depth = normals = None
-    if with_geometry:
-        flat_depth, flat_normals = torch.zeros_like(hit), torch.zeros_like(rgb)
-        flat_depth[hits.ray] = hits.depth
-        flat_normals[hits.ray] = torch.stack(hits.normals, -1)
-        depth = (average(flat_depth) / opacity.clamp_min(1e-9))[..., 0]
-        normals = torch.nn.functional.normalize(average(flat_normals), dim=-1)
-    return Picture(picture, opacity[..., 0], depth, normals)
+def surface(solids: Solids, cameras: Cameras) -> Surface:
+    """What the ray through each pixel's centre meets first, of scene i through camera i."""
+    hits = _nearest_hits(solids, cameras)
+    albedo = solids.rgb.index_select(0, hits.solid)
+    return Surface(hits.ray, hits.scene, hits.depth, hits.positions, hits.normals, albedo)
 
 
 @dataclass(frozen=True)
@@ -96,18 +66,6 @@ class _Hits:
     depth: Tensor
     positions: list[Tensor]  # x, y, z apart: short vectors as rows of a matrix are slow on a CPU
     normals: list[Tensor]
-
-
-def _pixel_directions(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    # World directions are corner + column * across + row * down; their length along the camera's axis is 1, so that
-    # the ray parameter is the depth. Pixel centres are whole numbers here.
-    tangent = torch.tan(torch.deg2rad(cameras.fovy_deg) / 2)
-    rotation = cameras.c2w[:, :3, :3]
-    step = (2.0 * tangent / cameras.height)[:, None]
-    across, down = rotation[:, :, 0] * step, -rotation[:, :, 1] * step
-    centre_column, centre_row = (cameras.width - 1) / 2, (cameras.height - 1) / 2
-    corner = -rotation[:, :, 2] - centre_column * across - centre_row * down
-    return corner, across, down
 
 
 def _screen_boxes(solids: Solids, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -153,7 +111,7 @@ def _nearest_hits(solids: Solids, cameras: Cameras) -> _Hits:
     first_column, last_column, first_row, last_row = _screen_boxes(solids, cameras)
     widths = (last_column - first_column + 1).clamp_min(0)
     counts = widths * (last_row - first_row + 1).clamp_min(0)
-    corner, across, down = _pixel_directions(cameras)
+    corner, across, down = pixel_directions(cameras)
     rotation = to_unit[:, :3, :3]
 
     def to_unit_frame(vectors: Tensor) -> Tensor:
@@ -171,14 +129,14 @@ def _nearest_hits(solids: Solids, cameras: Cameras) -> _Hits:
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for kind in (SPHERE, BOX, FRUSTUM):
         of_kind = torch.nonzero((solids.kind == kind) & (counts > 0))[:, 0]
-        for chunk in _chunks(of_kind, counts):
+        for chunk in chunks(of_kind, counts):
             n = counts[chunk]
             before = n.cumsum(0) - n
-            whole = _repeated(torch.stack([chunk, before, widths[chunk]]), n)
+            whole = repeated(torch.stack([chunk, before, widths[chunk]]), n)
             local = torch.arange(whole.shape[1], device=device) - whole[1]
             row = torch.div(local, whole[2], rounding_mode="floor")
             column = local - row * whole[2]
-            values = _repeated(table.index_select(1, chunk), n)
+            values = repeated(table.index_select(1, chunk), n)
             i, j = column.to(table.dtype), row.to(table.dtype)
             d = [values[3 + k] + i * values[6 + k] + j * values[9 + k] for k in range(3)]
             t_in, t_out, face = interval(kind, values[:3].unbind(0), d, values[12], values[13])
@@ -187,22 +145,6 @@ def _nearest_hits(solids: Solids, cameras: Cameras) -> _Hits:
             ray = first_ray.index_select(0, solid) + row * cameras.width + column
             parts.append((ray, solid, t_in.index_select(0, hit), face.index_select(0, hit)))
     return _reduce(solids, cameras, to_unit, parts)
-
-
-def _repeated(columns: Tensor, counts: Tensor) -> Tensor:
-    # NumPy's repeat is three to ten times as fast as torch's on a CPU.
-    if columns.device.type == "cpu":
-        return torch.from_numpy(np.repeat(columns.numpy(), counts.numpy(), axis=1))
-    return torch.repeat_interleave(columns, counts, dim=1)
-
-
-def _chunks(of_kind: Tensor, counts: Tensor) -> list[Tensor]:
-    if not len(of_kind):
-        return []
-    ends = counts[of_kind].cumsum(0)
-    groups = torch.div(ends, PAIRS_PER_CHUNK, rounding_mode="floor")
-    sizes = torch.unique_consecutive(groups, return_counts=True)[1]
-    return list(torch.split(of_kind, sizes.tolist()))
 
 
 def _reduce(
@@ -228,16 +170,12 @@ def _reduce(
     pixel = hit_rays - scene * (cameras.height * cameras.width)
     row = torch.div(pixel, cameras.width, rounding_mode="floor")
     i, j = (pixel - row * cameras.width).to(dtype), row.to(dtype)
-    corner, across, down = (_gathered(v, scene) for v in _pixel_directions(cameras))
+    corner, across, down = (gathered(v, scene) for v in pixel_directions(cameras))
     rays_d = [corner[k] + i * across[k] + j * down[k] for k in range(3)]
-    origin = _gathered(cameras.positions, scene)
+    origin = gathered(cameras.positions, scene)
     positions = [origin[k] + depth * rays_d[k] for k in range(3)]
     normals = _normals(solids, to_unit, solid, face, positions, rays_d)
     return _Hits(hit_rays, solid, scene, depth, positions, normals)
-
-
-def _gathered(table: Tensor, index: Tensor) -> list[Tensor]:
-    return [column.contiguous().index_select(0, index) for column in table.unbind(-1)]
 
 
 def _normals(
@@ -248,7 +186,7 @@ def _normals(
     positions: list[Tensor],
     rays_d: list[Tensor],
 ) -> list[Tensor]:
-    flat = _gathered(to_unit[:, :3].reshape(-1, 12), solid)
+    flat = gathered(to_unit[:, :3].reshape(-1, 12), solid)
     matrix = [flat[0:4], flat[4:8], flat[8:12]]
     unit = [m[0] * positions[0] + m[1] * positions[1] + m[2] * positions[2] + m[3] for m in matrix]
     # The curved side: the gradient of |p|^2 - 1, or of x^2 + z^2 - radius(y)^2.
@@ -263,21 +201,4 @@ def _normals(
         gradient[axis] = torch.where(face >= 0, through, gradient[axis])
     m, g = matrix, gradient
     world = [m[0][k] * g[0] + m[1][k] * g[1] + m[2][k] * g[2] for k in range(3)]
-    return _normalised(world)
-
-
-def _normalised(vector: list[Tensor]) -> list[Tensor]:
-    length = (vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]).sqrt()
-    return [v / length for v in vector]
-
-
-def _shade(solids: Solids, hits: _Hits, lights: Lights | None) -> Tensor:
-    albedo = solids.rgb.index_select(0, hits.solid)
-    if lights is None:
-        return albedo
-    light = _gathered(lights.position, hits.scene)
-    to_light = _normalised([light[k] - hits.positions[k] for k in range(3)])
-    n, to = hits.normals, to_light
-    cosine = n[0] * to[0] + n[1] * to[1] + n[2] * to[2]
-    diffuse, ambient = (v.index_select(0, hits.scene) for v in (lights.diffuse, lights.ambient))
-    return albedo * (ambient + diffuse * cosine.clamp_min(0.0))[:, None]
+    return normalised(world)

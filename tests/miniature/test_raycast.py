@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamfusion.cameras import orbit_cameras
-from dreamfusion.miniature import raycast, world
+from dreamfusion.miniature import pictures, world
 from dreamfusion.miniature.nouns_builder import Builder
 from dreamfusion.miniature.raycast import Lights, render
 from dreamfusion.miniature.solids import Solids, occupancy, pack, ray_intervals
@@ -201,7 +201,7 @@ def test_a_batch_is_its_scenes_one_by_one():
 def test_chunks_change_nothing(monkeypatch):
     solids, camera = everything(), orbit_cameras(70.0, 20.0, 2.5, 43.0, 32)
     whole = render(solids, camera, gray(1, 32))
-    monkeypatch.setattr(raycast, "PAIRS_PER_CHUNK", 300)
+    monkeypatch.setattr(pictures, "PAIRS_PER_CHUNK", 300)
     assert torch.equal(render(solids, camera, gray(1, 32)).rgb, whole.rgb)
 
 

@@ -1,0 +1,1 @@
+"""Meshes that people modelled: reading their formats, making them small, and naming them."""
