@@ -29,6 +29,7 @@ class Cameras:
         height, width: in pixels.
         azimuth_deg, elevation_deg: direction of the position as seen from the origin, in degrees; azimuth in [-180, 180).
         distance: of the position from the origin, in world units.
+        intrinsics: fx, fy, cx, cy in pixels, for photographs; None: square pixels around the middle, by `fovy_deg`.
     """
 
     c2w: Float[Tensor, "b 4 4"]
@@ -38,6 +39,7 @@ class Cameras:
     azimuth_deg: Float[Tensor, " b"]
     elevation_deg: Float[Tensor, " b"]
     distance: Float[Tensor, " b"]
+    intrinsics: Float[Tensor, "b 4"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -51,6 +53,7 @@ class Cameras:
             azimuth_deg=self.azimuth_deg[index],
             elevation_deg=self.elevation_deg[index],
             distance=self.distance[index],
+            intrinsics=None if self.intrinsics is None else self.intrinsics[index],
         )
 
     @property
@@ -69,14 +72,19 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         moved = {
-            name: getattr(self, name).to(device)
-            for name in ("c2w", "fovy_deg", "azimuth_deg", "elevation_deg", "distance")
+            name: value.to(device)
+            for name in ("c2w", "fovy_deg", "azimuth_deg", "elevation_deg", "distance", "intrinsics")
+            if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
 
     def resized(self, height: int, width: int) -> Cameras:
         """The same cameras with another picture size; the vertical field of view stays."""
-        return replace(self, height=height, width=width)
+        intrinsics = self.intrinsics
+        if intrinsics is not None:
+            across, down = width / self.width, height / self.height
+            intrinsics = intrinsics * torch.tensor([across, down, across, down]).to(intrinsics)
+        return replace(self, height=height, width=width, intrinsics=intrinsics)
 
     def rays(self) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]:
         """One ray through each pixel's centre.
@@ -86,18 +94,27 @@ class Cameras:
             rays_d: unit directions in the world frame.
         """
         device, dtype = self.c2w.device, self.c2w.dtype
-        rows = (torch.arange(self.height, device=device, dtype=dtype) + 0.5) / self.height
-        columns = (torch.arange(self.width, device=device, dtype=dtype) + 0.5) / self.width
-        up = 1 - 2 * rows[:, None].expand(self.height, self.width)
-        right = (2 * columns[None, :].expand(self.height, self.width) - 1) * (self.width / self.height)
-        tangent = torch.tan(torch.deg2rad(self.fovy_deg) / 2)[:, None, None]
-        directions = torch.stack(
-            torch.broadcast_tensors(right * tangent, up * tangent, -torch.ones_like(tangent)), dim=-1
-        )
+        rows = torch.arange(self.height, device=device, dtype=dtype) + 0.5
+        columns = torch.arange(self.width, device=device, dtype=dtype) + 0.5
+        directions = self._pixel_directions(rows[:, None], columns[None, :])
         rays_d = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], directions)
         rays_d = rays_d / rays_d.norm(dim=-1, keepdim=True)
         rays_o = self.positions[:, None, None, :].expand_as(rays_d)
         return rays_o, rays_d
+
+    def _pixel_directions(
+        self, rows: Float[Tensor, "#h #w"], columns: Float[Tensor, "#h #w"]
+    ) -> Float[Tensor, "b h w 3"]:
+        """From the camera through points of its picture, counted in pixels from the top left corner, to unit depth."""
+        if self.intrinsics is None:
+            tangent = torch.tan(torch.deg2rad(self.fovy_deg) / 2)[:, None, None]
+            right = (2 * columns / self.width - 1) * (self.width / self.height) * tangent
+            up = (1 - 2 * rows / self.height) * tangent
+        else:
+            fx, fy, cx, cy = self.intrinsics[:, :, None, None].unbind(1)
+            right, up = (columns - cx) / fx, (cy - rows) / fy
+        right, up = torch.broadcast_tensors(right, up)
+        return torch.stack([right, up, -torch.ones_like(up)], dim=-1)
 
 
 def look_at(
@@ -234,6 +251,50 @@ def random_cameras(
         elevation_deg=torch.rad2deg(torch.asin((position[:, 1] / norm).clamp(-1, 1))),
         distance=norm,
     )
+
+
+def cameras_from_poses(
+    c2w: Float[Tensor, "b 4 4"], intrinsics: Float[Tensor, "b 4"], height: int, width: int
+) -> Cameras:
+    """The cameras of photographs.
+
+    Args:
+        c2w: camera to world, proper rotations.
+        intrinsics: fx, fy, cx, cy in pixels.
+        height, width: in pixels.
+    """
+    position = c2w[:, :3, 3]
+    norm = position.norm(dim=-1).clamp(min=1e-9)
+    return Cameras(
+        c2w=c2w,
+        fovy_deg=torch.rad2deg(2 * torch.atan(height / (2 * intrinsics[:, 1]))),
+        height=height,
+        width=width,
+        azimuth_deg=_wrapped(torch.rad2deg(torch.atan2(position[:, 0], position[:, 2]))),
+        elevation_deg=torch.rad2deg(torch.asin((position[:, 1] / norm).clamp(-1, 1))),
+        distance=norm,
+        intrinsics=intrinsics,
+    )
+
+
+def pencil_cameras(
+    cameras: Cameras, view: Int[Tensor, " n"], row: Int[Tensor, " n"], column: Int[Tensor, " n"]
+) -> Cameras:
+    """n cameras of one pixel each: the pixels (row, column) of the cameras `view`, which need not lie side by side.
+
+    Their axes are those of the cameras that they are taken from, so `depth` means the same.
+    """
+    chosen = cameras[view]
+    if chosen.intrinsics is None:
+        focal = chosen.height / (2 * torch.tan(torch.deg2rad(chosen.fovy_deg) / 2))
+        middle = torch.tensor([chosen.width / 2, chosen.height / 2]).to(focal).expand(len(focal), 2)
+        intrinsics = torch.cat([focal[:, None], focal[:, None], middle], dim=-1)
+    else:
+        intrinsics = chosen.intrinsics.clone()
+    # The pixel becomes the only one of its picture by moving the principal point.
+    intrinsics[:, 2] -= column
+    intrinsics[:, 3] -= row
+    return replace(chosen, height=1, width=1, intrinsics=intrinsics)
 
 
 def turntable_cameras(

@@ -162,6 +162,53 @@ def train(
 
 
 @app.command()
+def fit(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="Blender, nerfstudio, instant-ngp or COLMAP folder.", show_default=False
+        ),
+    ],
+    config: Annotated[str, typer.Option(metavar="NAME|FILE", help="Preset or YAML file.")] = "fit",
+    overrides: Overrides = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which the numbered run is made.")
+    ] = _RUNS,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; the folder's if left out.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser iterations.", show_default=False)] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
+    ] = None,
+    downscale: Annotated[
+        int | None, typer.Option(metavar="N", help="Make the pictures N times smaller.", show_default=False)
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="MESH", help="True mesh, to score the geometry with.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
+    ] = False,
+) -> None:
+    """Make a 3D object from posed pictures, in a new run under outputs/.
+
+    Measures PSNR and SSIM on the views that were held out, at the end.
+    """
+    from dreamfusion.commands.fit import FitRequest, fit
+
+    options = {
+        "seed": seed,
+        "training.steps": steps,
+        "device": None if device is None else device.value,
+        "data.downscale": downscale,
+    }
+    fit(FitRequest(dataset, config, tuple(overrides or ()), options, output, name, truth, dry_run))
+
+
+@app.command()
 def resume(
     run: Run = None,
     output: Annotated[

@@ -354,6 +354,17 @@ class TrainingConfig(_Strict):
     )
 
 
+class PosedImagesConfig(_Strict):
+    """Pictures with known cameras that a scene is fitted to, in the place of a prompt."""
+
+    path: str = Field(min_length=1, description="folder, or a transforms.json")
+    downscale: int = Field(default=1, ge=1, le=16, description="pictures are made this many times smaller")
+    radius: float | None = Field(
+        default=None, gt=0.0, description="of the scene's ball, in the dataset's units; None: found by itself"
+    )
+    rays_per_step: int = Field(default=4096, ge=1, le=2**20)
+
+
 class ExperimentConfig(_Strict):
     """One whole experiment, as it is written into the run's directory."""
 
@@ -363,6 +374,7 @@ class ExperimentConfig(_Strict):
     scene: SceneConfig = SceneConfig()
     rendering: RenderingConfig = RenderingConfig()
     cameras: CameraConfig = CameraConfig()
+    data: PosedImagesConfig | None = None
     guidance: GuidanceConfig = GuidanceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()

@@ -12,7 +12,9 @@
     ├── OutputError                 18   the output cannot be written
     ├── NoSurfaceError              19   nothing crosses the density threshold
     ├── CollapseError               20   the scene went empty or solid, or its gradients are not finite
-    └── OutOfMemoryError            21   an asset needs more memory than there is
+    ├── OutOfMemoryError            21   an asset needs more memory than there is
+    ├── DatasetError                22   posed pictures that cannot be read, or cannot be learnt from
+    └── MeshError                   23   a mesh that was given cannot be read, or has no inside
 
 A user's mistake is one of these and is printed as one line: what, where, expected, got, what to do.
 A programmer's mistake is any other exception and keeps its traceback.
@@ -96,3 +98,11 @@ class CollapseError(DreamfusionError):
 
 class OutOfMemoryError(DreamfusionError):
     exit_code = 21
+
+
+class DatasetError(DreamfusionError):
+    exit_code = 22
+
+
+class MeshError(DreamfusionError):
+    exit_code = 23

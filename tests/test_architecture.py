@@ -49,6 +49,7 @@ def test_the_libraries_contract_covers_everyone_but_the_two_rooms() -> None:
         "dreamfusion.runs.directory",
         "dreamfusion.guidance.models",
         "dreamfusion.commands.train",
+        "dreamfusion.commands.fit",
         "dreamfusion.commands.export",
         "dreamfusion.commands.render",
         "dreamfusion.commands.sample",

@@ -23,6 +23,7 @@ from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
+    from dreamfusion.posed_images.dataset import PosedDataset
     from dreamfusion.runs.session import Outcome
     from dreamfusion.training.trainer import StepMetrics
 
@@ -69,7 +70,7 @@ def train(request: TrainRequest) -> None:
         return
     from dreamfusion.runs.directory import create
 
-    _train(create(request.output, config, request.name), config, device, resume=False)
+    train_run(create(request.output, config, request.name), config, device)
 
 
 def resume(reference: str | None, runs: Path, device: str | None) -> None:
@@ -89,10 +90,11 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
     if done >= config.training.steps:
         result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
         return
-    _check_model(config)
+    if config.data is None:
+        _check_model(config)
     from dreamfusion.doctor import choose_device
 
-    _train(run, config, choose_device(config.device), resume=True)
+    train_run(run, config, choose_device(config.device), resume=True)
 
 
 # --------------------------------------------------------------------------------------------- what is run
@@ -171,15 +173,39 @@ def print_plan(config: ExperimentConfig) -> None:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _train(run: RunDirectory, config: ExperimentConfig, device: str, resume: bool) -> None:
+def train_run(
+    run: RunDirectory,
+    config: ExperimentConfig,
+    device: str,
+    *,
+    resume: bool = False,
+    dataset: PosedDataset | None = None,
+    truth: Path | None = None,
+) -> None:
+    """Train `run` to its end; what photographs were fitted in is measured then.
+
+    Args:
+        dataset: of `config.data`, if it is read already.
+        truth: see `dreamfusion.commands.fit.FitRequest`.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, and saved.
+        DreamfusionError: of every kind that a run can have.
+    """
     notice(f"run {run.path} on {device}")
     from dreamfusion.runs.session import Observer, run_training
+    from dreamfusion.training.photographs import Photographs
     from dreamfusion.training.trainer import Trainer
+
+    trainers: list[Trainer] = []
 
     def load(config: ExperimentConfig, device: str) -> Trainer:
         event(event="started", run=run.path, prompt=config.prompt, device=device, steps=config.training.steps)
-        with busy(f"loading {config.guidance.model}"):
-            return Trainer(config, device)
+        with busy(f"loading {config.guidance.model if config.data is None else config.data.path}"):
+            known = dataset is not None and config.data is not None
+            photographs = Photographs(dataset, config.data.rays_per_step) if known else None
+            trainers.append(Trainer(config, device, photographs=photographs))
+        return trainers[0]
 
     class Shown(Observer):
         def on_step(self, metrics: StepMetrics, steps: int) -> None:
@@ -195,6 +221,10 @@ def _train(run: RunDirectory, config: ExperimentConfig, device: str, resume: boo
         outcome = run_training(
             run, config, device, resume=resume, observer=Shown(), stop=stop.is_set, make_trainer=load
         )
+    if outcome.status == "finished" and trainers[0].photographs is not None:
+        from dreamfusion.commands.fit import measure_fit
+
+        measure_fit(run, trainers[0].renderer, trainers[0].photographs.dataset, truth)
     _tell(run, outcome)
     if outcome.status == "stopped":
         raise KeyboardInterrupt
@@ -202,7 +232,9 @@ def _train(run: RunDirectory, config: ExperimentConfig, device: str, resume: boo
 
 def _shown(metrics: StepMetrics) -> dict[str, float | str]:
     """What means something while one waits; the surrogate loss does not."""
-    numbers: dict[str, float | str] = {"grad": metrics.sds_gradient_norm, "opacity": metrics.opacity}
+    psnr = metrics.losses.get("psnr")
+    told = {"grad": metrics.sds_gradient_norm} if psnr is None else {"psnr": psnr}
+    numbers: dict[str, float | str] = {**told, "opacity": metrics.opacity}
     if metrics.cost.peak_memory_mb is not None:
         numbers["mem"] = f"{metrics.cost.peak_memory_mb / 1024:.1f}G"
     if metrics.skipped_steps:

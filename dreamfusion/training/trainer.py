@@ -1,5 +1,7 @@
 """One training step after another: cameras -> render -> guidance -> losses -> optimiser (DreamFusion, arXiv 2209.14988, fig. 3).
 
+Where the configuration has `data`, photographs take the guidance's place: they choose the cameras, and they pull.
+
 The trainer knows no files and draws no progress bar: whoever runs it does (`dreamfusion.runs.session`).
 """
 
@@ -25,6 +27,7 @@ from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
 from dreamfusion.training.losses import total_loss, weighted_losses
 from dreamfusion.training.optimizer import SceneOptimizer
+from dreamfusion.training.photographs import Photographs, PhotometricPull
 from dreamfusion.training.previews import png_bytes, preview_cameras, preview_strip
 from dreamfusion.training.randomness import (
     generator_states,
@@ -85,7 +88,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step did. There is no loss here: score distillation's has no meaning.
+    """What one step did. Score distillation's loss is not here: it has no meaning.
 
     Attributes:
         step: steps done, this one included.
@@ -96,7 +99,7 @@ class StepMetrics:
         learning_rate: the field's.
         timesteps: diffusion indices, one a view.
         shading: kind.
-        losses: value of each further loss in use, before its weight.
+        losses: value of each further loss in use, before its weight; of photographs the squared error and its `psnr` in dB.
         skipped: whether this step was not taken because a gradient was not finite.
         skipped_steps: how many such steps there were.
         cost: time and memory.
@@ -141,14 +144,15 @@ class Trainer:
         config: the whole experiment.
         device: where scene and rendering are computed.
         guidance: what pulls; by default Stable Diffusion's, from `config.guidance` and `config.prompt`.
+        photographs: what pulls instead; by default those of `config.data`, if it names any.
 
     Attributes:
-        scene, renderer, guidance: the three that this class joins.
+        scene, renderer, and guidance or photographs: the three that this class joins.
         step: optimiser iterations done, also those whose step was skipped.
         skipped_steps: how many were skipped.
 
     Raises:
-        ConfigError: normals are wanted and switched off; and what the guidance raises.
+        ConfigError: normals are wanted and switched off; and what the guidance or the dataset raises.
     """
 
     def __init__(
@@ -156,11 +160,15 @@ class Trainer:
         config: ExperimentConfig,
         device: torch.device | str = "cpu",
         guidance: Guidance | None = None,
+        photographs: Photographs | None = None,
     ) -> None:
         _check_normals(config)
         self.config, self.device = config, torch.device(device)
         self.generators = make_generators(config.seed)
-        self.guidance = _stable_diffusion(config, self.device) if guidance is None else guidance
+        self.photographs = photographs or _photographs(config)
+        if self.photographs is None and guidance is None:
+            guidance = _stable_diffusion(config, self.device)
+        self.guidance = guidance
         self.scene = make_scene(config.scene, self.generators["init"]).to(self.device)
         self.renderer = Renderer(self.scene, config.rendering).to(self.device)
         self.optimizer = SceneOptimizer(self.scene, config.optimizer)
@@ -175,20 +183,13 @@ class Trainer:
         """
         step, generators = self.step, self.generators
         watch = _Stopwatch(self.device)
-        cameras = random_cameras(self.config.cameras, generators["cameras"]).to(self.device)
+        cameras, pixels = self._views()
         shading = sample_shading(
             self.config.rendering.shading, cameras, step, generators["shading"], self.scene.radius
         )
         output = self._render(cameras, shading)
         watch.lap("render")
-        pull = self.guidance(
-            output.rgb,
-            cameras.azimuth_deg,
-            cameras.elevation_deg,
-            step,
-            generators["noise"],
-            generators["timesteps"],
-        )
+        pull = self._pull(output, cameras, pixels)
         watch.lap("guidance")
         weighted = weighted_losses(self.config.losses, output, step)
         self.optimizer.zero_grad()
@@ -200,7 +201,11 @@ class Trainer:
         self.step += 1
         self.skipped_steps += not taken
         opacity, ball_opacity = _mean_opacities(output, cameras, self.scene.radius)
-        self.watch.observe(self.step, ball_opacity, skipped=not taken)
+        # Photographs of a room fill the ball, and rightly.
+        solid_is_wrong = self.photographs is None
+        self.watch.observe(
+            self.step, ball_opacity if solid_is_wrong else min(ball_opacity, 0.5), skipped=not taken
+        )
         return StepMetrics(
             step=self.step,
             sds_gradient_norm=pull.gradient_norm,
@@ -210,10 +215,34 @@ class Trainer:
             learning_rate=self.optimizer.learning_rate(step),
             timesteps=pull.timesteps.tolist(),
             shading=shading.kind,
-            losses={name: loss.item() for name, (_, loss) in weighted.items()},
+            losses={name: loss.item() for name, (_, loss) in weighted.items()}
+            | (pull.losses if isinstance(pull, PhotometricPull) else {}),
             skipped=not taken,
             skipped_steps=self.skipped_steps,
             cost=_cost(watch),
+        )
+
+    def _views(self) -> tuple[Cameras, Float[Tensor, "rays 1 1 4"] | None]:
+        """Where this step looks from, and what was photographed there, if anything was."""
+        generator = self.generators["cameras"]
+        if self.photographs is None:
+            return random_cameras(self.config.cameras, generator).to(self.device), None
+        cameras, pixels = self.photographs.draw(generator)
+        return cameras.to(self.device), pixels
+
+    def _pull(
+        self, output: RenderOutput, cameras: Cameras, pixels: Float[Tensor, "rays 1 1 4"] | None
+    ) -> GuidanceResult | PhotometricPull:
+        if self.photographs is not None and pixels is not None:
+            return self.photographs.pull(output, pixels)
+        assert self.guidance is not None
+        return self.guidance(
+            output.rgb,
+            cameras.azimuth_deg,
+            cameras.elevation_deg,
+            self.step,
+            self.generators["noise"],
+            self.generators["timesteps"],
         )
 
     def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
@@ -340,6 +369,14 @@ def _stable_diffusion(config: ExperimentConfig, device: torch.device) -> Guidanc
 
     make: Callable[..., Guidance] = StableDiffusionGuidance
     return make(config.guidance, config.prompt, device)
+
+
+def _photographs(config: ExperimentConfig) -> Photographs | None:
+    if config.data is None:
+        return None
+    from dreamfusion.posed_images.dataset import read_dataset
+
+    return Photographs(read_dataset(config.data), config.data.rays_per_step)
 
 
 @torch.no_grad()

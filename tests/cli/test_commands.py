@@ -21,7 +21,7 @@ from dreamfusion.config_files import dump_config, load_config, parse_yaml
 from dreamfusion.runs.directory import RunDirectory
 
 Call = Callable[..., Any]
-COMMANDS = ["train", "resume", "export", "render", "sample", "runs", "config", "models", "doctor"]
+COMMANDS = ["train", "fit", "resume", "export", "render", "sample", "runs", "config", "models", "doctor"]
 
 
 def test_help_names_every_command_in_80_columns(dreamfusion: Call) -> None:
@@ -76,7 +76,7 @@ def test_config_show_prints_a_config_that_loads(dreamfusion: Call, tmp_path: Pat
 
 def test_config_show_lists_the_presets(dreamfusion: Call) -> None:
     events = dreamfusion("config", "show").events
-    assert [line["name"] for line in events] == ["miniature", "paper", "stable-diffusion"]
+    assert [line["name"] for line in events] == ["fit", "miniature", "paper", "stable-diffusion"]
     assert all(15 < len(line["description"]) <= 64 for line in events)
 
 

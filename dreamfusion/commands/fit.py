@@ -1,0 +1,209 @@
+"""`dreamfusion fit`: a scene from posed pictures, by the loop of `dreamfusion train`, and how it looks from new places."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamfusion.config_files import load_config
+from dreamfusion.progress import Bar, notice, result
+from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.runs.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from dreamfusion.posed_images.dataset import PosedDataset
+    from dreamfusion.rendering.renderer import Renderer
+
+HELD_OUT = "held_out"
+PLACEMENT = "dataset.json"
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What the user asked for; see `dreamfusion fit --help`.
+
+    Attributes:
+        dataset: folder, or a transforms.json.
+        options: dotted config key to value; None where the option was left out.
+        truth: a mesh in the dataset's world, to score the geometry with.
+    """
+
+    dataset: Path
+    config: str
+    overrides: tuple[str, ...]
+    options: Mapping[str, Any]
+    output: Path
+    name: str | None
+    truth: Path | None
+    dry_run: bool
+
+
+def fit(request: FitRequest) -> None:
+    """Make a new run, fit it, and measure it on the views that were held out.
+
+    Raises:
+        DatasetError: the pictures or their cameras cannot be used.
+        DreamfusionError: of the kinds that training has.
+    """
+    options = {**request.options, "data.path": str(request.dataset.expanduser().resolve())}
+    config = load_config(request.config, request.overrides, options)
+    assert config.data is not None
+    if request.truth is not None:
+        _read_truth(request.truth)
+    from dreamfusion.commands.train import print_plan, train_run
+    from dreamfusion.doctor import choose_device
+    from dreamfusion.runs.directory import check_writable, create
+
+    if not request.dry_run:
+        check_writable(request.output)
+    device = choose_device(config.device)
+    from dreamfusion.posed_images.dataset import read_dataset
+
+    with Bar("reading pictures", unit="picture") as bar:
+        dataset = read_dataset(config.data, bar)
+    # What the pictures say comes before what the user says, who has the last word.
+    config = load_config(request.config, (*_found(dataset), *request.overrides), options)
+    _tell(dataset)
+    if request.dry_run:
+        print_plan(config)
+        return
+    name = request.name or request.dataset.resolve().with_suffix("").name
+    train_run(create(request.output, config, name), config, device, dataset=dataset, truth=request.truth)
+
+
+def _found(dataset: PosedDataset) -> list[str]:
+    """What follows from the pictures, as `--set` texts: where previews and videos look from, and the background."""
+    cameras = dataset.train.cameras
+
+    def span(values: Any) -> str:
+        return f"[{values.min().item():.4f}, {values.max().item():.4f}]"
+
+    fovy_deg = cameras.fovy_deg.mean().item()
+    found = [
+        f"cameras.distance={span(cameras.distance)}",
+        f"cameras.elevation_deg={span(cameras.elevation_deg)}",
+        f"cameras.fovy_deg=[{fovy_deg:.4f}, {fovy_deg:.4f}]",
+    ]
+    # Without an opacity in the pictures nobody knows what is behind the object: it is learnt as well.
+    return found if dataset.with_alpha else [*found, "scene.background.kind=environment"]
+
+
+def _tell(dataset: PosedDataset) -> None:
+    train, held_out = dataset.train, dataset.held_out
+    height, width = train.real.shape[1:]
+    radius = 1.0 / float(abs(_determinant(dataset)) ** (1 / 3))
+    notice(
+        f"{len(train)} pictures of {width} x {height} to learn from, {0 if held_out is None else len(held_out)} held out; "
+        f"the scene's ball has radius {radius:.4g} in the data set's units"
+    )
+
+
+def _determinant(dataset: PosedDataset) -> float:
+    import numpy as np
+
+    return float(np.linalg.det(dataset.from_dataset[:3, :3]))
+
+
+# ------------------------------------------------------------------------------------------ how good it is
+
+
+def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, truth: Path | None) -> None:
+    """Write the held-out renders beside their photographs and the numbers of each, and say the means.
+
+    Args:
+        truth: a mesh in the dataset's world; None: the geometry is not scored.
+
+    Raises:
+        OutputError: the disk refused.
+        NoSurfaceError: the geometry is to be scored and there is none.
+    """
+    write_json(
+        run.path / PLACEMENT, {"layout": dataset.layout, "from_dataset": dataset.from_dataset.tolist()}
+    )
+    found: dict[str, Any] = {}
+    if dataset.held_out is not None:
+        found = _measure_views(run, renderer, dataset)
+    if truth is not None:
+        found |= _measure_geometry(renderer, dataset, truth)
+    write_json(run.path / "evaluation.json", found)
+    words = []
+    if "psnr" in found:
+        words.append(
+            f"{found['views']} held-out views: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
+        )
+    if "chamfer" in found:
+        words.append(
+            f"Chamfer distance {found['chamfer']:.4g} of the ball's radius, normal consistency "
+            f"{found['normal_consistency']:.4f}"
+        )
+    if words:
+        result("; ".join(words), event="evaluation", run=run.path, **found)
+
+
+def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset) -> dict[str, Any]:
+    from dreamfusion.assets.images import contact_sheet, to_uint8, write_image
+    from dreamfusion.evaluation.held_out import look_at_held_out, mean
+
+    assert dataset.held_out is not None
+    rows: list[tuple[str, float, float]] = []
+    with Bar("held-out views", unit="view") as bar:
+        for view in look_at_held_out(renderer, dataset.held_out, bar):
+            difference = (view.photograph - view.render).abs()
+            sheet = contact_sheet(
+                _stacked([to_uint8(part) for part in (view.photograph, view.render, difference)])
+            )
+            write_image(sheet, run.path / HELD_OUT / f"{len(rows):03d}.png")
+            rows.append((view.name, view.psnr, view.ssim))
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("picture", "psnr_db", "ssim"))
+    writer.writerows((name, f"{psnr:.4f}", f"{ssim:.5f}") for name, psnr, ssim in rows)
+    write_atomically(run.path / HELD_OUT / "views.csv", table.getvalue().encode())
+    # A render may equal its photograph in a test; in JSON infinity has no name.
+    psnrs = [psnr for _, psnr, _ in rows if math.isfinite(psnr)]
+    return {
+        "views": len(rows),
+        "psnr": round(mean(psnrs), 4) if psnrs else None,
+        "ssim": round(mean([ssim for _, _, ssim in rows]), 5),
+    }
+
+
+def _stacked(pictures: list[Any]) -> Any:
+    import numpy as np
+
+    return np.stack(pictures)
+
+
+def _measure_geometry(renderer: Renderer, dataset: PosedDataset, truth: Path) -> dict[str, Any]:
+    from dreamfusion.assets.mesh import extract_mesh
+    from dreamfusion.evaluation.geometry import surface_agreement
+
+    true_mesh = _read_truth(truth).apply_transform(dataset.from_dataset)
+    mesh, _ = extract_mesh(renderer.scene.field, renderer.scene.radius, renderer=renderer)
+    agreement = surface_agreement(mesh, true_mesh)
+    return {
+        "chamfer": round(agreement.chamfer, 6),
+        "accuracy": round(agreement.accuracy, 6),
+        "completeness": round(agreement.completeness, 6),
+        "normal_consistency": round(agreement.normal_consistency, 5),
+    }
+
+
+def _read_truth(path: Path) -> Any:
+    from dreamfusion.assets.read_mesh import read_mesh
+
+    return read_mesh(path)
+
+
+def read_placement(run: RunDirectory) -> list[list[float]] | None:
+    """The similarity from the dataset's world to the run's; None for a run that no pictures were fitted in."""
+    try:
+        return json.loads((run.path / PLACEMENT).read_text(encoding="utf-8"))["from_dataset"]
+    except FileNotFoundError:
+        return None

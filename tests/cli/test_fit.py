@@ -1,0 +1,149 @@
+"""`dreamfusion fit` from a mesh's pictures to the numbers, as it is typed; and what it says when it cannot."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from dreamfusion.config_files import load_config
+
+Call = Callable[..., Any]
+FAST = [
+    "scene.field.resolutions=[8,16]",
+    "rendering.samples_per_ray=24",
+    "rendering.occupancy.resolution=16",
+    "data.rays_per_step=256",
+    "training.preview_size=16",
+    "training.preview_every=20",
+    "training.checkpoint_every=5",
+    "optimizer.lr=0.03",
+]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    path = Path(__file__).parent.parent.parent / "scripts" / "make_posed_images.py"
+    spec = importlib.util.spec_from_file_location("make_posed_images", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red box with a green ball on its +X side, 12 + 4 views of 24 pixels."""
+    folder = tmp_path_factory.mktemp("made")
+    box = trimesh.creation.box((1.0, 0.8, 0.8))
+    box.visual.vertex_colors = [220, 40, 40, 255]
+    ball = trimesh.creation.icosphere(3, radius=0.35).apply_translation([0.8, 0, 0])
+    ball.visual.vertex_colors = [40, 200, 60, 255]
+    trimesh.util.concatenate([box, ball]).export(folder / "object.ply")
+    before = sys.argv
+    sys.argv = ["make_posed_images.py", str(folder / "object.ply"), str(folder / "set"), "--size", "24",
+                "--views", "12", "--test-views", "4", "--supersample", "2"]  # fmt: skip
+    try:
+        script.main()
+    finally:
+        sys.argv = before
+    return folder / "set"
+
+
+def fast() -> list[str]:
+    return [word for text in FAST for word in ("--set", text)]
+
+
+def test_the_data_set_has_the_front_in_front(made: Path) -> None:
+    content = json.loads((made / "transforms_train.json").read_text())
+    assert len(content["frames"]) == 12
+    from dreamfusion.config import PosedImagesConfig
+    from dreamfusion.posed_images.dataset import read_dataset
+
+    dataset = read_dataset(PosedImagesConfig(path=str(made)))
+    cameras = dataset.train.cameras
+    seen = dataset.train.rgba[..., 1].float().mean(dim=(1, 2))
+    # The green ball is on +X: best seen from azimuth 90.
+    nearest = int(seen.argmax())
+    assert 15 < float(cameras.azimuth_deg[nearest]) < 165
+    truth = trimesh.load(made / "truth.ply")
+    assert isinstance(truth, trimesh.Trimesh)
+    inside = truth.vertices @ dataset.from_dataset[:3, :3].T + dataset.from_dataset[:3, 3]
+    assert 0.8 < np.linalg.norm(inside, axis=-1).max() < 1.0
+
+
+def test_fit_measures_and_leaves_a_run_like_every_other(dreamfusion: Call, made: Path) -> None:
+    answer = dreamfusion("fit", made, "--steps", 40, "--truth", made / "truth.ply", *fast())
+    assert answer.code == 0, answer.err
+    (told,) = [line for line in answer.events if line["event"] == "evaluation"]
+    assert told["views"] == 4 and told["psnr"] > 15 and 0.3 < told["ssim"] <= 1
+    assert told["chamfer"] < 0.2 and told["normal_consistency"] > 0.5
+    run = Path("outputs/0001-set")
+    rows = list(csv.DictReader((run / "held_out" / "views.csv").read_text().splitlines()))
+    assert [row["picture"] for row in rows] == [f"r_{index:03d}.png" for index in range(4)]
+    mean = sum(float(row["psnr_db"]) for row in rows) / 4
+    assert mean == pytest.approx(told["psnr"], abs=1e-3)
+    with Image.open(run / "held_out" / "000.png") as sheet:
+        assert sheet.size == (3 * 28 + 4, 32)
+    assert len(json.loads((run / "dataset.json").read_text())["from_dataset"]) == 4
+    assert dreamfusion("export", "--mesh", "--resolution", "16").code == 0
+    assert dreamfusion("render", "--image", "--size", "16").code == 0
+    assert dreamfusion("runs").events[0]["status"] == "finished"
+
+
+def test_a_stopped_fit_goes_on(dreamfusion: Call, made: Path) -> None:
+    from dreamfusion.runs import checkpoint, directory
+
+    whole = dreamfusion("fit", made, "--steps", 6, "--name", "whole", *fast())
+    part = dreamfusion("fit", made, "--steps", 6, "--name", "part", *fast())
+    assert (whole.code, part.code) == (0, 0)
+    run = directory.find("part", Path("outputs"))
+    newest = run.latest_checkpoint()
+    checkpoint.load(newest)
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    answer = dreamfusion("resume", "part")
+    assert answer.code == 0, answer.err
+    numbers = [
+        [line["psnr"] for line in said.events if line["event"] == "evaluation"] for said in (whole, answer)
+    ]
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 1
+
+
+def test_pictures_without_opacity_get_a_learnt_background_unless_told(
+    dreamfusion: Call, made: Path, tmp_path: Path
+) -> None:
+    content = json.loads((made / "transforms_train.json").read_text())
+    (tmp_path / "flat" / "train").mkdir(parents=True)
+    for path in (made / "train").iterdir():
+        Image.open(path).convert("RGB").save(tmp_path / "flat" / "train" / path.name)
+    (tmp_path / "flat" / "transforms_train.json").write_text(json.dumps(content))
+    for words, kind in ([], "environment"), (["--set", "scene.background.kind=solid"], "solid"):
+        answer = dreamfusion("fit", "flat", "--dry-run", *words)
+        assert answer.code == 0, answer.err
+        (tmp_path / "dry.yaml").write_text(answer.out)
+        assert load_config(tmp_path / "dry.yaml").scene.background.kind == kind
+    assert not Path("outputs").exists()
+
+
+def test_what_is_wrong_with_the_data_is_told_before_a_run_is_made(
+    dreamfusion: Call, made: Path, tmp_path: Path
+) -> None:
+    answer = dreamfusion("fit", tmp_path / "nothing")
+    assert (answer.code, answer.err.count("\n")) == (22, 1)
+    assert answer.err.startswith("error: there is no dataset")
+    answer = dreamfusion("fit", made, "--truth", "absent.ply")
+    assert (answer.code, answer.err) == (23, "error: there is no mesh absent.ply\n")
+    answer = dreamfusion("fit", made, "--downscale", "99")
+    assert answer.code == 11 and "data.downscale" in answer.err
+    assert not list(Path("outputs").glob("0*"))

@@ -1,0 +1,248 @@
+"""Each layout as its programs write it ends in the same cameras; and what is wrong with a dataset is said in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamfusion.config import PosedImagesConfig
+from dreamfusion.errors import DatasetError
+from dreamfusion.posed_images.dataset import PosedDataset, read_dataset
+
+Write = Callable[..., Path]
+
+
+def read(folder: Path, **options: Any) -> PosedDataset:
+    return read_dataset(PosedImagesConfig(path=str(folder), **options))
+
+
+def check_ring(dataset: PosedDataset, first_azimuth_deg: float) -> None:
+    """Nine cameras in a ring, the first and the last held out, all looking at the origin, upright."""
+    train = dataset.train.cameras
+    towards = -train.positions / train.distance[:, None]
+    torch.testing.assert_close(train.forward, towards, atol=1e-4, rtol=0)
+    assert (train.c2w[:, 1, 1] > 0.7).all()  # up is up
+    assert (train.elevation_deg > 20).all() and (train.elevation_deg < 36).all()
+    # The training pictures are 1 .. 7; red says which picture it is, azimuth where it was taken.
+    middle = dataset.train.rgba[:, 10, 12]
+    assert (middle[:, 0] == 10 * torch.arange(1, 8)).all()
+    expected = first_azimuth_deg + 40.0 * torch.arange(7)
+    difference = torch.remainder(train.azimuth_deg - expected + 180, 360) - 180
+    assert difference.abs().max() < 0.1
+
+
+def test_blenders_layout(write_blender: Write) -> None:
+    dataset = read(write_blender())
+    assert (dataset.layout, len(dataset.train), dataset.with_alpha) == ("blender", 6, True)
+    assert dataset.held_out is not None and dataset.held_out.names == ["r_0.png", "r_1.png"]
+    # Blender's -y is the front, its z is up.
+    azimuth = dataset.train.cameras.azimuth_deg
+    torch.testing.assert_close(azimuth[:3], torch.tensor([0.0, 60.0, 120.0]), atol=1e-3, rtol=0)
+    assert dataset.held_out.rgba[1, 10, 10].tolist() == [110, 200, 30, 255]
+    # A disc of 5 pixels radius at distance 4 and focal length 30: a ball of radius 4 sin(atan(5 / 30)), and the margin.
+    radius = np.linalg.det(dataset.from_dataset[:3, :3]) ** (-1 / 3)
+    assert radius == pytest.approx(1.1 * 4 * np.sin(np.arctan(5 / 30)), rel=0.05)
+    assert float(dataset.train.cameras.distance[0]) == pytest.approx(4 / radius, rel=1e-5)
+
+
+def test_nerfstudio_and_instant_ngp(write_transforms: Write) -> None:
+    folder = write_transforms(camera_model="OPENCV", k1=0.0, aabb_scale=16, is_fisheye=False)
+    dataset = read(folder)
+    assert (dataset.layout, dataset.with_alpha) == ("transforms", False)
+    # Every eighth of nine is held out: 0 and 8. The front is the side of the first training picture.
+    assert dataset.held_out is not None
+    assert dataset.held_out.names == ["frame_00000.png", "frame_00008.png"]
+    check_ring(dataset, first_azimuth_deg=0.0)
+    # Without silhouettes the ball is what every camera sees to its edge: the narrower half is 10 of 30 pixels.
+    radius = np.linalg.det(dataset.from_dataset[:3, :3]) ** (-1 / 3)
+    assert radius == pytest.approx(4 * np.sin(np.arctan(10 / 30)), rel=1e-3)
+
+
+def test_intrinsics_of_each_frame_and_names_to_hold_out(write_transforms: Write) -> None:
+    frame = {"fl_x": 31.0, "fl_y": 29.0, "cx": 11.0, "cy": 10.5, "w": 24, "h": 20}
+    folder = write_transforms(intrinsics={}, per_frame=frame, test_filenames=["images/frame_00003.png"])
+    dataset = read(folder)
+    assert dataset.held_out is not None and dataset.held_out.names == ["frame_00003.png"]
+    assert dataset.train.cameras.intrinsics is not None
+    assert dataset.train.cameras.intrinsics[0].tolist() == [31.0, 29.0, 11.0, 10.5]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_colmap(write_colmap: Write, binary: bool) -> None:
+    dataset = read(write_colmap(binary))
+    assert dataset.layout == "colmap"
+    assert dataset.held_out is not None and dataset.held_out.names == ["000 view.png", "008 view.png"]
+    check_ring(dataset, first_azimuth_deg=0.0)
+
+
+def test_colmaps_models_and_nerfstudios_file_are_the_same_cameras(
+    write_colmap: Write, write_transforms: Write
+) -> None:
+    parameters = (31.0, 29.0, 11.0, 10.5, 0.02, -0.01, 0.001, -0.002)
+    names = ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2")
+    lens = dict(zip(names, parameters, strict=True)) | {"w": 24, "h": 20}
+    one = read(write_colmap(True, model=(4, "OPENCV", parameters)))
+    other = read(write_colmap(False, model=(4, "OPENCV", parameters)))
+    third = read(write_transforms(intrinsics=lens, camera_model="OPENCV"))
+    for dataset in (other, third):
+        torch.testing.assert_close(dataset.train.cameras.c2w, one.train.cameras.c2w, atol=1e-4, rtol=0)
+        torch.testing.assert_close(dataset.train.cameras.intrinsics, one.train.cameras.intrinsics)
+        torch.testing.assert_close(dataset.train.rgba, one.train.rgba)
+
+
+def test_undistortion_straightens_what_the_lens_bent(write_transforms: Write) -> None:
+    """A picture made by the lens' forward model (a dot at a known direction) has its dot back where a pinhole sees it."""
+    lens = {"fl_x": 60.0, "fl_y": 60.0, "cx": 30.0, "cy": 26.0, "w": 60, "h": 52, "k1": -0.25, "p1": 0.01}
+    folder = write_transforms(intrinsics=lens)
+    x, y = 0.3, -0.2
+    square = x * x + y * y
+    # The formulas of OpenCV's documentation.
+    bent_x = x * (1 - 0.25 * square) + 2 * 0.01 * x * y
+    bent_y = y * (1 - 0.25 * square) + 0.01 * (square + 2 * y * y)
+    rows, columns = np.mgrid[:52, :60] + 0.5
+    for path in (folder / "images").iterdir():
+        distance = (columns - 60 * bent_x - 30) ** 2 + (rows - 60 * bent_y - 26) ** 2
+        Image.fromarray((255 * np.exp(-distance / 4)).astype(np.uint8)).convert("RGB").save(path)
+    dataset = read(folder)
+    dot = dataset.train.rgba[0, ..., 0].double() * dataset.train.real[0]
+    row, column = ((dot * torch.tensor(axis)).sum() / dot.sum() for axis in (rows, columns))
+    assert float(column) == pytest.approx(60 * x + 30, abs=0.1)
+    assert float(row) == pytest.approx(60 * y + 26, abs=0.1)
+    # Barrel distortion keeps less than a pinhole of the same focal length sees: nothing is invented at the corners.
+    assert dataset.train.real.all()
+    content = json.loads((folder / "transforms.json").read_text()) | {"k1": 0.25}
+    (folder / "transforms.json").write_text(json.dumps(content))
+    real = read(folder).train.real[0]
+    assert not real[0, 0] and real[26, 30]
+
+
+def test_a_mask_takes_pixels_away(write_transforms: Write) -> None:
+    folder = write_transforms(per_frame={"mask_path": "mask.png"})
+    mask = np.full((20, 24), 255, np.uint8)
+    mask[:5] = 0
+    Image.fromarray(mask).save(folder / "mask.png")
+    train = read(folder).train
+    assert not train.real[:, :5].any() and train.real[:, 5:].all()
+    cameras, pixels = train.draw(500, torch.Generator().manual_seed(0))
+    assert cameras.intrinsics is not None and (cameras.intrinsics[:, 3] <= 10.0 - 5).all()
+    assert pixels.shape == (500, 1, 1, 4)
+
+
+def test_downscaled_pictures_see_the_same(write_transforms: Write) -> None:
+    folder = write_transforms(alpha=True)
+    full, half = read(folder, radius=1.0).train, read(folder, radius=1.0, downscale=2).train
+    assert half.rgba.shape[1:] == (10, 12, 4)
+    whole = full.rgba.double().view(7, 10, 2, 12, 2, 4).mean(dim=(2, 4))
+    torch.testing.assert_close(half.rgba.double(), whole, atol=0.51, rtol=0)
+    _, big = full.cameras.rays()
+    _, small = half.cameras.rays()
+    # The middle of a pixel that is twice as large lies between those of its four.
+    middle = torch.nn.functional.normalize(big.view(7, 10, 2, 12, 2, 3).mean(dim=(2, 4)), dim=-1)
+    torch.testing.assert_close(small, middle, atol=1e-4, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+
+def change(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "transforms.json").read_text()) | changes
+    (folder / "transforms.json").write_text(json.dumps(content))
+
+
+def message(folder: Path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_picture(write_transforms: Write, write_colmap: Write) -> None:
+    folder = write_transforms()
+    (folder / "images" / "frame_00004.png").unlink()
+    assert "frame_00004.png is missing" in message(folder)
+    folder = write_colmap(True)
+    (folder / "images" / "004 view.png").unlink()
+    assert "004 view.png is missing" in message(folder)
+
+
+def test_a_picture_that_is_none(write_transforms: Write) -> None:
+    folder = write_transforms()
+    (folder / "images" / "frame_00004.png").write_bytes(b"not a picture")
+    assert "frame_00004.png cannot be read as a picture" in message(folder)
+
+
+def test_no_intrinsics(write_transforms: Write) -> None:
+    assert "has no intrinsics" in message(write_transforms(intrinsics={"w": 24, "h": 20}))
+
+
+def test_pictures_of_different_sizes(write_transforms: Write) -> None:
+    folder = write_transforms(intrinsics={"fl_x": 30.0})
+    Image.new("RGB", (30, 20)).save(folder / "images" / "frame_00004.png")
+    text = message(folder)
+    assert "different sizes" in text and "frame_00004.png 30 x 20" in text
+    change(folder, w=24, h=20)
+    assert "expected 24 x 20 pixels, as its intrinsics say, got 30 x 20" in message(folder)
+
+
+def test_too_few_views(write_transforms: Write) -> None:
+    assert "too few views to learn from: expected 3" in message(write_transforms(count=2))
+
+
+def test_three_views_are_enough_and_all_are_learnt_from(write_transforms: Write) -> None:
+    dataset = read(write_transforms(count=3))
+    assert len(dataset.train) == 3 and dataset.held_out is None
+
+
+@pytest.mark.parametrize("kind", ["parallel", "outward", "opencv"])
+def test_poses_without_a_common_point(write_transforms: Write, ring: Callable[..., list], kind: str) -> None:
+    poses = ring(9)
+    if kind == "parallel":
+        poses = [np.eye(4) for _ in poses]
+        for index, pose in enumerate(poses):
+            pose[0, 3] = index
+    else:  # looking away; or OpenCV's cameras taken for OpenGL's, which is the same turned upside down
+        flip = np.diag([-1.0, 1, -1, 1] if kind == "outward" else [1.0, -1, -1, 1])
+        poses = [pose @ flip for pose in poses]
+    assert "do not look at a common point" in message(write_transforms(poses=poses))
+
+
+def test_a_pose_that_is_none(write_transforms: Write, ring: Callable[..., list]) -> None:
+    poses = ring(9)
+    poses[3] = np.diag([-1.0, 1, 1, 1]) @ poses[3]
+    assert "frame 3" in (text := message(write_transforms(poses=poses))) and "no rotation" in text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"camera_model": "OPENCV_FISHEYE"},
+        {"is_fisheye": True},
+        {"k4": 0.1},
+        {"camera_model": "EQUIRECTANGULAR"},
+    ],
+)
+def test_lenses_that_are_not_understood_are_refused(write_transforms: Write, wrong: dict[str, Any]) -> None:
+    assert "not understood" in message(write_transforms(**wrong))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_colmaps_fisheye_is_refused_by_name(write_colmap: Write, binary: bool) -> None:
+    folder = write_colmap(binary, model=(5, "OPENCV_FISHEYE", (30.0, 30.0, 12.0, 10.0, 0, 0, 0, 0)))
+    assert "OPENCV_FISHEYE is not understood" in message(folder)
+
+
+def test_a_cut_off_model_and_no_dataset_at_all(write_colmap: Write, tmp_path: Path) -> None:
+    folder = write_colmap(True)
+    path = folder / "sparse" / "0" / "images.bin"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "is damaged" in message(folder)
+    (tmp_path / "empty").mkdir()
+    assert "no layout that is known" in message(tmp_path / "empty")
+    assert "there is no dataset" in message(tmp_path / "absent")
