@@ -91,6 +91,23 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_for_bit(
         assert torch.equal(value, got[name]), name
 
 
+def test_a_resumed_training_by_muon_equals_an_unbroken_one(work: Path, tmp_path: Path) -> None:
+    plan = replace(tiny_plan(work), muon=True)
+    unbroken, first = stages.diffusion_learner(plan), stages.diffusion_learner(plan)
+    first.train_step()
+    first.save(tmp_path / "c.safetensors")
+    second = stages.diffusion_learner(plan)
+    second.load(tmp_path / "c.safetensors")
+    second.train_step()
+    for _ in range(2):
+        unbroken.train_step()
+    expected, got = weights(unbroken), weights(second)
+    assert expected.keys() == got.keys()
+    assert any("momentum" in name for name in expected)
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]), name
+
+
 def test_resuming_without_the_optimiser_is_noticed(work: Path, tmp_path: Path) -> None:
     learner = stages.diffusion_learner(tiny_plan(work))
     for _ in range(2):

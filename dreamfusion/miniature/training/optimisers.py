@@ -18,16 +18,16 @@ QUINTICS = ((4.0848, -6.8946, 2.9270), (2.8769, -3.1427, 1.2046), (2.8366, -3.05
 MATCHED_RMS = 0.2
 
 
-def orthogonalised(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """About U V^T of the matrix's singular value decomposition; singular values under 1 % of its norm stay smaller."""
-    made = matrix / (1.01 * matrix.norm() + 1e-7)
-    flipped = made.shape[0] > made.shape[1]
+def orthogonalised(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """About U V^T of each singular value decomposition; singular values under 1 % of a matrix's norm stay smaller."""
+    made = matrices / (1.01 * torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    flipped = made.shape[1] > made.shape[2]
     if flipped:
-        made = made.t()
+        made = made.mT
     for a, b, c in QUINTICS:
-        gram = made @ made.t()
+        gram = made @ made.mT
         made = a * made + (b * gram + c * (gram @ gram)) @ made
-    return made.t() if flipped else made
+    return made.mT if flipped else made
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -57,22 +57,33 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in moved:
                 parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                (self._matrix_step if group["matrices"] else self._adam_step)(parameter, group)
+            if group["matrices"]:
+                self._matrix_steps(moved, group)
+            else:
+                for parameter in moved:
+                    self._adam_step(parameter, group)
 
-    def _matrix_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _matrix_steps(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        # Matrices of one shape are moved together: a GPU takes as long to be told of one as to move ten.
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_shape.setdefault(parameter.shape, []).append(parameter)
+        for same in by_shape.values():
+            flat = torch.stack([self._nesterov(parameter, group).flatten(1) for parameter in same])
+            size = MATCHED_RMS * math.sqrt(max(flat.shape[1:]))
+            for parameter, update in zip(same, orthogonalised(flat), strict=True):
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
+
+    def _nesterov(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
-        flat = gradient.lerp(state["momentum"], group["momentum"]).reshape(len(gradient), -1)
-        update = orthogonalised(flat)
-        size = MATCHED_RMS * math.sqrt(max(flat.shape))
-        parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
+        return gradient.lerp(state["momentum"], group["momentum"])
 
     def _adam_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[parameter], parameter.grad
