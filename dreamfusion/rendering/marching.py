@@ -82,7 +82,6 @@ def march(
         samples_per_ray: steps along a diameter; shorter chords take fewer.
         occupancy: cells to skip; None skips nothing inside the ball.
         generator: on the CPU; shifts all steps of a ray by one random share of a step. None: no shift.
-
         termination: transmittance below which a ray is ended, judged by half the density that the cells before have at
             least. Half, because the field has moved on since the grid last looked.
 
