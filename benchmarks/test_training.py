@@ -7,7 +7,7 @@ import statistics
 import torch
 
 from dreamfusion.assets.mesh import extract_mesh
-from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
+from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.training.trainer import Trainer
 
 PROMPT = "a peacock on a surfboard"
@@ -27,7 +27,7 @@ def test_training_step(benchmark, fitted):
 
 def test_guidance_step(benchmark, fitted):
     """Encoding, one pass of the UNet for both halves of the guidance, and the way back to the picture."""
-    guidance = StableDiffusionGuidance(fitted.config.guidance, PROMPT)
+    guidance = make_guidance(fitted.config.guidance, PROMPT)
     picture = fitted.renderer.render_image(fitted.camera).rgb.clone().requires_grad_()
     noise, timesteps = (torch.Generator().manual_seed(seed) for seed in (1, 2))
     camera = fitted.camera

@@ -230,7 +230,11 @@ def random_cameras(
     size = resolution or config.resolution
     low, high = config.azimuth_deg
     # One draw per equal sector: unbiased, and no two views of a batch fall on the same side.
-    sectors = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    within = torch.rand(count, generator=generator)
+    if config.view_spacing == "antithetic":
+        # Equal angles, of which only the turn as a whole is random: two views look at opposite sides.
+        within = torch.zeros_like(within)
+    sectors = (torch.arange(count) + within) / count
     sectors = torch.remainder(sectors + torch.rand(1, generator=generator), 1.0)
     azimuth = low + (high - low) * sectors
     elevation = sample_elevation_deg(config, count, generator)

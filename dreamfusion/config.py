@@ -267,6 +267,10 @@ class CameraConfig(_Strict):
     """The distribution of training cameras, in degrees and world units (DreamFusion, App. A.2)."""
 
     views_per_step: int = Field(default=1, ge=1, le=64)
+    view_spacing: Literal["sectors", "antithetic"] = Field(
+        default="sectors",
+        description="views of a step: one at random in each sector, or at equal angles (MV-SDI)",
+    )
     resolution: int = Field(default=64, ge=8, le=2048)
     distance: Range = (1.0, 1.5)
     elevation_deg: Range = (-10.0, 90.0)
@@ -285,6 +289,15 @@ class CameraConfig(_Strict):
 # ------------------------------------------------------------------------------------------------ guidance
 
 
+class ViewNegativesConfig(_Strict):
+    """What a view must not show, in the place of `guidance.negative_prompt`; None: that one."""
+
+    front: str | None = None
+    side: str | None = None
+    back: str | None = None
+    overhead: str | None = None
+
+
 class ViewPromptConfig(_Strict):
     """Which words are added for which camera (three rules in use, see docs/method.md)."""
 
@@ -296,6 +309,53 @@ class ViewPromptConfig(_Strict):
     side: str | None = None
     back: str | None = None
     overhead: str | None = None
+    negative: ViewNegativesConfig = ViewNegativesConfig()
+
+
+class UniformTimesteps(_Strict):
+    """Each view draws its own timestep (DreamFusion, App. A.2)."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class DreamTimeTimesteps(_Strict):
+    """One timestep for all views, falling over the run, slowest where it matters most (DreamTime, arXiv 2306.12422)."""
+
+    kind: Literal["dreamtime"] = "dreamtime"
+    steps: int = Field(gt=0, description="length of the descent, in optimiser iterations")
+    centre: Range = Field(default=(0.5, 0.8), description="where most steps are spent: m2 and m1, as shares")
+    spread: tuple[Positive, Positive] = Field(
+        default=(0.1, 0.3), description="s2 below and s1 above, as shares"
+    )
+
+
+TimestepSampling = Annotated[UniformTimesteps | DreamTimeTimesteps, Field(discriminator="kind")]
+
+
+class SDSConfig(_Strict):
+    """Score distillation (DreamFusion, eq. 3)."""
+
+    kind: Literal["sds"] = "sds"
+
+
+class CSDConfig(_Strict):
+    """The classifier's half of the score alone (arXiv 2310.19415)."""
+
+    kind: Literal["csd"] = "csd"
+    negative_weight: Schedule = Field(
+        default=constant(0.0), description="0: against no text; 1: against the negative prompt"
+    )
+
+
+class SDIConfig(_Strict):
+    """Noise by DDIM inversion of the render (arXiv 2405.15891)."""
+
+    kind: Literal["sdi"] = "sdi"
+    inversion_guidance_scale: float = Field(default=-7.5, description="s on the way to the noise")
+    inversion_steps: int = Field(default=10, ge=1, le=100, description="calls of the model on that way")
+
+
+Objective = Annotated[SDSConfig | CSDConfig | SDIConfig, Field(discriminator="kind")]
 
 
 class GuidanceConfig(_Strict):
@@ -309,15 +369,30 @@ class GuidanceConfig(_Strict):
         description="alias or directory whose settings and tokenizer a single file is read with; None: told from the file",
     )
     guidance_scale: float = Field(default=10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")
+    guidance_rescale: Fraction = Field(
+        default=0.0,
+        description="share in which the guided output is scaled back to the conditional one's spread",
+    )
     negative_prompt: str = ""
-    weighting: Literal["sigma2", "uniform", "score_matching"] = "sigma2"
+    objective: Objective = SDSConfig()
+    perp_neg: bool = Field(default=False, description="push the other views away; needs view prompts")
+    weighting: Literal["sigma2", "uniform", "score_matching", "denoised"] = "sigma2"
     timestep_min: Schedule = constant(0.02)
     timestep_max: Schedule = constant(0.98)
+    timestep_sampling: TimestepSampling = UniformTimesteps()
     view_prompts: ViewPromptConfig = ViewPromptConfig()
     image_size: int | None = Field(
         default=None, ge=8, description="side the render is scaled to; None: the model's own"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> GuidanceConfig:
+        if self.perp_neg and self.view_prompts.rule == "none":
+            raise ValueError("perp_neg with a view_prompts.rule other than none")
+        if self.perp_neg and self.objective.kind == "csd":
+            raise ValueError("perp_neg with objective.kind sds or sdi")
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ training

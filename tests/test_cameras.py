@@ -188,3 +188,16 @@ def test_look_at_handles_a_view_along_up():
     c2w = look_at(torch.tensor([[0.0, 2.0, 0.0]]), torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 0.0]]))
     assert torch.isfinite(c2w).all()
     assert torch.linalg.det(c2w[0, :3, :3]).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_antithetic_views_stand_at_equal_angles(views: int):
+    still = {"position_jitter": 0.0, "target_jitter": 0.0, "up_jitter": 0.0}
+    config = CameraConfig.model_validate({"views_per_step": views, "view_spacing": "antithetic", **still})
+    firsts = set()
+    for seed in range(5):
+        azimuth = random_cameras(config, torch.Generator().manual_seed(seed)).azimuth_deg
+        turns = torch.remainder(azimuth - azimuth[0], 360.0)
+        torch.testing.assert_close(turns, torch.arange(views) * (360.0 / views), atol=1e-3, rtol=0)
+        firsts.add(round(azimuth[0].item()))
+    assert len(firsts) > 1

@@ -65,14 +65,14 @@ def _draw(request: SampleRequest, prompt: str, device: str) -> tuple[Any, str]:
         import torch
 
         from dreamfusion.assets.images import contact_sheet, to_uint8
+        from dreamfusion.guidance.factory import make_guidance
         from dreamfusion.guidance.prompts import ViewPrompts
-        from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
 
         config = GuidanceConfig(model=request.model)
         text = (
             prompt if request.view is None else ViewPrompts(prompt, config.view_prompts).texts()[request.view]
         )
-        guidance = StableDiffusionGuidance(config, prompt, chosen)
+        guidance = make_guidance(config, prompt, chosen)
     with Bar("sampling", unit="step") as bar:
         images = guidance.sample(
             text,

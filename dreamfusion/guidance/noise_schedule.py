@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamfusion.errors import ConfigError, ModelUnsupportedError
 
 PredictionType = Literal["epsilon", "v_prediction"]
-Weighting = Literal["sigma2", "uniform", "score_matching"]
+Weighting = Literal["sigma2", "uniform", "score_matching", "denoised"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NoiseSchedule:
         self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps, one timestep a row."""
-        signal, noise_std = self._signal_and_noise_std(timesteps, latents)
+        signal, noise_std = self.signal_and_noise_std(timesteps, latents)
         return signal * latents + noise_std * noise
 
     def to_epsilon(
@@ -72,7 +72,7 @@ class NoiseSchedule:
         """The noise that the model saw: its output itself, or sqrt(abar) v + sqrt(1 - abar) z_t for v-prediction."""
         if self.prediction_type == "epsilon":
             return model_output
-        signal, noise_std = self._signal_and_noise_std(timesteps, noisy_latents)
+        signal, noise_std = self.signal_and_noise_std(timesteps, noisy_latents)
         return signal * model_output + noise_std * noisy_latents
 
     def weight(self, timesteps: Int[Tensor, " b"], kind: Weighting) -> Float[Tensor, " b"]:
@@ -83,6 +83,8 @@ class NoiseSchedule:
         KL(q(z_t) || p(z_t)) with respect to the latents, that is alpha_t times the difference of the two scores
         -eps_hat / sigma_t and -eps / sigma_t: DreamFusion's eq. 4 has w(t) sigma_t / alpha_t before the divergence,
         and this w makes that factor 1. It leans on small timesteps: about 8 at t = 20 of Stable Diffusion, 0.07 at t = 980.
+        `denoised`: sqrt((1 - abar) / abar), with which the gradient is z - z_hat, the step to the model's own clean
+        latents (SDI, arXiv 2405.15891, eq. 4). It leans on large timesteps.
         """
         abar = self.alphas_cumprod[timesteps.cpu()]
         match kind:
@@ -92,6 +94,8 @@ class NoiseSchedule:
                 return torch.ones_like(abar)
             case "score_matching":
                 return (abar / (1.0 - abar)).sqrt()
+            case "denoised":
+                return ((1.0 - abar) / abar).sqrt()
 
     def sample_timesteps(
         self, count: int, low: float, high: float, generator: torch.Generator
@@ -101,6 +105,34 @@ class NoiseSchedule:
         Both ends can be drawn; 1.0 means the last timestep. Raises ConfigError when low exceeds high or either is
         outside [0, 1].
         """
+        first_index, last_index = self._indices(low, high)
+        return torch.randint(first_index, last_index + 1, (count,), generator=generator)
+
+    def dreamtime_timestep(
+        self, share: float, low: float, high: float, centre: tuple[float, float], spread: tuple[float, float]
+    ) -> int:
+        """The timestep of DreamTime after a share 0 .. 1 of the run, never growing (arXiv 2306.12422, eq. 5 to 7).
+
+        The run spends its steps on the timesteps of [low, high] in proportion to W(t), which is 1 between the two
+        centres and falls like a gaussian outside them; all four numbers are shares of the schedule's length.
+
+        Args:
+            centre: m2 and m1, the ends of the plateau.
+            spread: s2 and s1, the standard deviations below and above it.
+        """
+        first, last = self._indices(low, high)
+        t = torch.arange(first, last + 1, dtype=torch.float64)
+        n = self.num_train_timesteps
+        (m2, m1), (s2, s1) = centre, spread
+        outside = torch.where(t < m2 * n, (t / n - m2) / s2, torch.where(t > m1 * n, (t / n - m1) / s1, 0.0))
+        weights = torch.exp(-0.5 * outside.square())
+        # The share of W's mass at or above t; the run has come to the t where it reaches its own share.
+        above = weights.flip(0).cumsum(0) / weights.sum()
+        index = int(torch.searchsorted(above, torch.tensor(min(share, 1.0), dtype=torch.float64)))
+        return last - min(index, len(t) - 1)
+
+    def _indices(self, low: float, high: float) -> tuple[int, int]:
+        """First and last timestep of a range of shares; ConfigError when it is empty or leaves the schedule."""
         if not 0.0 <= low <= high <= 1.0:
             raise ConfigError(
                 "the range guidance.timestep_min .. guidance.timestep_max is empty or leaves the schedule",
@@ -110,10 +142,11 @@ class NoiseSchedule:
         last = self.num_train_timesteps - 1
         # The small offset keeps 0.98 * 1000 = 979.9999 from becoming 979.
         first_index, last_index = (min(int(x * self.num_train_timesteps + 1e-6), last) for x in (low, high))
-        return torch.randint(first_index, last_index + 1, (count,), generator=generator)
+        return first_index, last_index
 
-    def _signal_and_noise_std(
+    def signal_and_noise_std(
         self, timesteps: Int[Tensor, " b"], like: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+        """sqrt(abar_t) and sqrt(1 - abar_t) of each row, of the type and on the device of `like`."""
         abar = self.alphas_cumprod[timesteps.cpu()][:, None, None, None]
         return abar.sqrt().to(like), (1.0 - abar).sqrt().to(like)

@@ -81,6 +81,48 @@ class ViewPrompts:
             case "threestudio":
                 return self._switch(from_front, elevation_deg, self.config.front_halfwidth_deg)
 
+    def negatives(self, default: str) -> dict[str, str]:
+        """View -> negative prompt, in the order of `weights`' columns: the one given for the view, or the default."""
+        given = self.config.negative
+        return {view: getattr(given, view, None) or default for view in self.texts()}
+
+    def perp_neg(
+        self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b views"], tuple[Float[Tensor, "b views"], ...], Float[Tensor, "b 2"]]:
+        """Perp-Neg's texts for each camera (arXiv 2304.04968, sec. 4.2, with the decays of its authors' code).
+
+        Between front and side the two texts are mixed by the azimuth and either is pushed away as the camera leaves it;
+        between side and back those two are mixed, and side and front pushed away. Overhead nothing is.
+
+        Returns:
+            How much each view's text counts in the text that is wanted, which two views are pushed away (one-hot rows),
+            and their coefficients, 0 or less.
+        """
+        from_front = (torch.remainder(azimuth_deg + 180.0, 360.0) - 180.0).abs()
+        near_front = from_front < 90.0
+        # 1 at the front and 0 at the side; then 1 at the side and 0 at the back.
+        front_share, side_share = 1.0 - from_front / 90.0, 2.0 - from_front / 90.0
+        columns = list(self.views)
+        front, side, back = (one_hot(columns.index(v), len(columns)).to(from_front) for v in VIEWS[:3])
+
+        def mix(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            return share[:, None] * a + (1.0 - share)[:, None] * b
+
+        def choose(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(near_front[:, None], a, b)
+
+        wanted = choose(mix(front_share, front, side), mix(side_share, side, back))
+        first, second = choose(front, side), choose(side, front)
+        coefficients = choose(
+            torch.stack([_decay(4.0, -2.426, front_share), _decay(4.0, -2.426, 1.0 - front_share)], dim=1),
+            torch.stack([_decay(1.0, -0.606, side_share), _decay(1.0, 0.967, side_share)], dim=1),
+        )
+        if "overhead" in columns:
+            overhead = (elevation_deg > self.config.overhead_elevation_deg)[:, None]
+            above = one_hot(columns.index("overhead"), len(columns)).to(from_front)
+            wanted, coefficients = torch.where(overhead, above, wanted), coefficients * ~overhead
+        return wanted, (first, second), coefficients
+
     def _switch(
         self, from_front: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], halfwidth_deg: float
     ) -> Float[Tensor, "b 4"]:
@@ -89,3 +131,13 @@ class ViewPrompts:
         back = (from_front > 180.0 - halfwidth_deg) & ~overhead
         side = ~(front | back | overhead)
         return torch.stack([front, side, back, overhead], dim=-1).to(from_front)
+
+
+def one_hot(index: int, size: int) -> Float[Tensor, " size"]:
+    """1 at `index`, else 0."""
+    return torch.eye(size)[index]
+
+
+def _decay(a: float, c: float, share: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    # -(a exp(-b r) + c) with b = 0.5 throughout; at most 0, but for the rounding of the printed constants.
+    return -(a * torch.exp(-0.5 * share) + c).clamp(min=0.0)

@@ -58,7 +58,7 @@ class GuidanceResult(Protocol):
 
 @runtime_checkable
 class Guidance(Protocol):
-    """Anything that pulls images towards a text; `StableDiffusionGuidance` is one, a test's oracle another."""
+    """Anything that pulls images towards a text; `DiffusionGuidance` is one, a test's oracle another."""
 
     def __call__(
         self,
@@ -143,7 +143,7 @@ class Trainer:
     Args:
         config: the whole experiment.
         device: where scene and rendering are computed.
-        guidance: what pulls; by default Stable Diffusion's, from `config.guidance` and `config.prompt`.
+        guidance: what pulls; by default the diffusion model's, from `config.guidance` and `config.prompt`.
         photographs: what pulls instead; by default those of `config.data`, if it names any.
 
     Attributes:
@@ -167,7 +167,7 @@ class Trainer:
         self.generators = make_generators(config.seed)
         self.photographs = photographs or _photographs(config)
         if self.photographs is None and guidance is None:
-            guidance = _stable_diffusion(config, self.device)
+            guidance = _diffusion(config, self.device)
         self.guidance = guidance
         self.scene = make_scene(config.scene, self.generators["init"]).to(self.device)
         self.renderer = Renderer(self.scene, config.rendering).to(self.device)
@@ -363,11 +363,11 @@ def _check_normals(config: ExperimentConfig) -> None:
     )
 
 
-def _stable_diffusion(config: ExperimentConfig, device: torch.device) -> Guidance:
+def _diffusion(config: ExperimentConfig, device: torch.device) -> Guidance:
     # diffusers takes seconds to import; whoever brings a guidance need not wait for it.
-    from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
+    from dreamfusion.guidance.factory import make_guidance
 
-    make: Callable[..., Guidance] = StableDiffusionGuidance
+    make: Callable[..., Guidance] = make_guidance
     return make(config.guidance, config.prompt, device)
 
 

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError, ModelUnsupportedError, PromptError
 from dreamfusion.guidance import sds
+from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.sds import guided_output, score_distillation
 from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
 
@@ -24,9 +25,10 @@ PROMPT = "a peacock"
 
 
 def make(directory: Path, prompt: str = PROMPT, **options) -> StableDiffusionGuidance:
-    return StableDiffusionGuidance(
-        GuidanceConfig.model_validate({"model": str(directory), "dtype": "float32", **options}), prompt
-    )
+    config = GuidanceConfig.model_validate({"model": str(directory), "dtype": "float32", **options})
+    guidance = make_guidance(config, prompt)
+    assert type(guidance) is StableDiffusionGuidance
+    return guidance
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -243,9 +245,9 @@ def test_views_and_negative_prompt_reach_the_unet(tiny_sd1: Path, monkeypatch):
     )
     images = torch.rand(1, 32, 32, 3)
     call(guidance, images, azimuth=30.0)
-    front, side, negative = guidance.encode_texts([f"{PROMPT}, front view", "a duck", "red"])
+    front, side, negative = guidance.encode_texts([f"{PROMPT}, front view", "a duck", "red"]).tokens
     expected = torch.stack([negative, front * 2 / 3 + side / 3])
-    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen[0].tokens, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_timesteps_follow_the_schedules(tiny_sd1: Path):
@@ -344,6 +346,6 @@ def test_a_sampler_that_clips_does_not_clip_latents(tiny_sd1: Path, tmp_path: Pa
 
 def test_the_denoiser_is_called_through_the_tested_core():
     # A second copy of the formula in the guidance would not be covered by the closed form.
-    from dreamfusion.guidance import stable_diffusion
+    from dreamfusion.guidance import diffusion
 
-    assert stable_diffusion.score_distillation is sds.score_distillation
+    assert diffusion.score_distillation is sds.score_distillation
