@@ -61,6 +61,13 @@ class MeshFormat(StrEnum):
     obj = "obj"
     ply = "ply"
     stl = "stl"
+    threemf = "3mf"
+    usdz = "usdz"
+
+
+class TextureKind(StrEnum):
+    atlas = "atlas"
+    vertex = "vertex"
 
 
 class PictureFormat(StrEnum):
@@ -250,17 +257,45 @@ def export(
         float | None,
         typer.Option(help="Real height of the object; world units if left out.", show_default=False),
     ] = None,
+    texture: Annotated[
+        TextureKind | None,
+        typer.Option(
+            help="Colours as a picture, or at vertices; by the format if left out.", show_default=False
+        ),
+    ] = None,
+    texture_size: Annotated[int, typer.Option(metavar="N", help="Side of the picture in texels.")] = 1024,
+    unwrap_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For xatlas; then, or at 0, a simpler atlas is taken.")
+    ] = 20.0,
+    unlit: Annotated[bool, typer.Option("--unlit", help="glb: show the colours without any light.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Draw the file from eight views and compare with the NeRF.")
+    ] = False,
     output: OutputFile = None,
     runs: Runs = _RUNS,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Write RUN's object as a mesh with colours."""
+    """Write RUN's object as a mesh with a texture."""
     from dreamfusion.commands.export import ExportRequest, export_mesh
 
     chosen = None if format is None else format.value
     level = _threshold(threshold)
     request = ExportRequest(
-        run, runs, chosen, resolution, level, faces, smooth, close_holes, height_cm, output
+        reference=run,
+        runs=runs,
+        format=chosen,
+        resolution=resolution,
+        threshold=level,
+        faces=faces,
+        smooth=smooth,
+        close_holes=close_holes,
+        height_cm=height_cm,
+        texture=None if texture is None else texture.value,
+        texture_size=texture_size,
+        unwrap_limit_s=unwrap_limit,
+        unlit=unlit,
+        check=check,
+        output=output,
     )
     export_mesh(request, device.value)
 

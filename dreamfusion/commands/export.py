@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run, load_view, output_path
 from dreamfusion.errors import ConfigError, OutOfMemoryError
-from dreamfusion.progress import Bar, notice, result
+from dreamfusion.progress import Bar, busy, notice, result
+from dreamfusion.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from dreamfusion.assets.mesh import MeshInfo
+    from dreamfusion.assets.texture import Texture
     from dreamfusion.rendering.renderer import Renderer
 
 RESOLUTIONS = (8, 512)
+TEXTURE_SIZES = (64, 8192)
 DEFAULT_FACES = 40_000
-FORMATS = ("glb", "obj", "ply", "stl")
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
+TEXTURED = ("glb", "obj", "usdz")
+CHECKED = ("glb", "obj", "ply")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class ExportRequest:
         threshold: density of the surface in 1/length; None chooses it by the renders' silhouettes.
         faces: at most about so many; 0 keeps all, None is `DEFAULT_FACES` where decimation is possible.
         height_cm: of the object in the file; None leaves world units.
+        texture: `atlas` or `vertex`; None is an atlas where the format holds pictures.
+        unwrap_limit_s: for xatlas; 0 takes the project's own atlas.
+        check: compare the file with the NeRF.
     """
 
     reference: str | None
@@ -40,6 +48,11 @@ class ExportRequest:
     smooth: int
     close_holes: int
     height_cm: float | None
+    texture: str | None
+    texture_size: int
+    unwrap_limit_s: float
+    unlit: bool
+    check: bool
     output: Path | None
 
 
@@ -53,15 +66,18 @@ def export_mesh(request: ExportRequest, device: str) -> None:
     run = find_run(request.reference, request.runs)
     path = output_path(request.output, run, "mesh", request.format, default="glb")
     chosen = _format(path, request.format)
+    textured = _check_for_format(request, chosen)
     renderer, meta = load_view(run, device)
     from dreamfusion.assets.formats import write_mesh
 
-    with _memory("--resolution"):
+    with _memory("--resolution" if not textured else "--resolution or --texture-size"):
         mesh, info = _extract(request, renderer)
-    path = write_mesh(mesh, path, chosen, request.height_cm)
+        written, texture = _textured(request, renderer, mesh) if textured else (mesh, None)
+    path = write_mesh(written, path, chosen, request.height_cm, texture=texture, unlit=request.unlit)
     size = path.stat().st_size
+    painted = f"{request.texture_size} px texture, " if texture is not None else ""
     result(
-        f"{path}  {info.faces:,} faces, {size / 2**20:.1f} MiB, density threshold {info.threshold:.3g}",
+        f"{path}  {info.faces:,} faces, {painted}{size / 2**20:.1f} MiB, density threshold {info.threshold:.3g}",
         event="mesh",
         path=path,
         run=run.path,
@@ -76,7 +92,53 @@ def export_mesh(request: ExportRequest, device: str) -> None:
         silhouette_iou=info.silhouette_iou,
         density_range=info.density_range,
         floaters_removed=info.floaters,
+        texture=None if texture is None else texture.method,
     )
+    if request.check:
+        _tell_agreement(path, renderer, run, float(mesh.extents[1]))
+
+
+def _textured(request: ExportRequest, renderer: Renderer, mesh: Any) -> tuple[Any, Texture]:
+    """The mesh split at the seams of an atlas, and the picture for it."""
+    from dreamfusion.assets.atlas import box_atlas, unwrap
+    from dreamfusion.assets.texture import bake, split_at_seams
+
+    size = request.texture_size
+    with busy("unwrapping"):
+        if request.unwrap_limit_s > 0:
+            atlas = unwrap(mesh, size, request.unwrap_limit_s)
+        else:
+            atlas = box_atlas(mesh, size)
+    split = split_at_seams(mesh, atlas)
+    with Bar("baking the texture", unit="texel") as bar:
+        return split, bake(renderer.scene.field, split, atlas, size, renderer.scene.radius, bar)
+
+
+def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_height: float) -> None:
+    """How much the file looks like the NeRF, drawn by other code from eight views."""
+    from dreamfusion.assets.check import MIN_IOU, MIN_PSNR_DB, check_cameras, compare
+
+    cameras = run.config().cameras
+    views = check_cameras(cameras.distance[1], sum(cameras.fovy_deg) / 2)
+    with Bar("checking the file", unit="view") as bar:
+        found, _ = compare(path, renderer, views, world_height, bar)
+    mean = {name: sum(getattr(found, name)) / len(views) for name in ("psnr_db", "object_psnr_db", "iou")}
+    result(
+        f"{'like' if found.good else 'NOT like'} the NeRF from {len(views)} views: PSNR {mean['psnr_db']:.1f} dB"
+        f" (object alone {mean['object_psnr_db']:.1f}), silhouettes' IoU {mean['iou']:.3f}",
+        event="check",
+        path=path,
+        views=len(views),
+        good=found.good,
+        **{name: round(value, 4) for name, value in mean.items()},
+        lowest_psnr_db=round(min(found.psnr_db), 4),
+        lowest_iou=round(min(found.iou), 4),
+    )
+    if not found.good:
+        notice(
+            f"the file does not look like the NeRF: expected {MIN_PSNR_DB:g} dB and an IoU of {MIN_IOU:g}; "
+            "a scene that is still a haze has no surface that could"
+        )
 
 
 def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]:
@@ -139,6 +201,13 @@ def _check(request: ExportRequest) -> None:
         ("--smooth", 0 <= request.smooth <= 100, "0 to 100", request.smooth),
         ("--close-holes", 0 <= request.close_holes <= 32, "0 to 32 cells", request.close_holes),
         (
+            "--texture-size",
+            TEXTURE_SIZES[0] <= request.texture_size <= TEXTURE_SIZES[1],
+            f"{TEXTURE_SIZES[0]} to {TEXTURE_SIZES[1]} texels",
+            request.texture_size,
+        ),
+        ("--unwrap-limit", 0 <= request.unwrap_limit_s <= 86400, "0 to 86400 s", request.unwrap_limit_s),
+        (
             "--height-cm",
             request.height_cm is None or 0 < request.height_cm < float("inf"),
             "a number above 0",
@@ -148,6 +217,21 @@ def _check(request: ExportRequest) -> None:
     for option, good, expected, got in checks:
         if not good:
             raise ConfigError(option, expected=expected, got=str(got))
+
+
+def _check_for_format(request: ExportRequest, format: str) -> bool:
+    """Whether there is to be a texture; before the work, what the format cannot hold is told."""
+    if request.texture == "atlas" and format not in TEXTURED:
+        raise ConfigError("--texture atlas", expected="one of " + ", ".join(TEXTURED), got=format)
+    if request.unlit and format != "glb":
+        raise ConfigError("--unlit", expected="glb", got=format)
+    if request.check and format not in CHECKED:
+        raise ConfigError("--check reads", expected="one of " + ", ".join(CHECKED), got=format)
+    if format == "usdz":
+        from dreamfusion.assets.usdz import check_usd
+
+        check_usd()
+    return format in TEXTURED and request.texture != "vertex"
 
 
 def _format(path: Path, format: str | None) -> str:

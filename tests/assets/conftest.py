@@ -86,6 +86,7 @@ class SlowRenderer:
         normals = picture((weights[..., None] * positions).sum(-2), (3,))
         return SimpleNamespace(
             rgb=foreground + (1 - opacity[..., None]),
+            foreground_rgb=foreground,
             opacity=opacity,
             depth=distance * along_axis,
             normals=torch.nn.functional.normalize(normals, dim=-1) if with_normals else None,

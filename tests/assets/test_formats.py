@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import trimesh
 
 from dreamfusion.assets import formats
+from dreamfusion.assets.atlas import box_atlas
 from dreamfusion.assets.formats import (
     linear_color_16bit,
     linear_to_srgb,
@@ -19,10 +22,11 @@ from dreamfusion.assets.formats import (
     write_mesh,
 )
 from dreamfusion.assets.mesh import extract_mesh
-from dreamfusion.errors import OutputError
+from dreamfusion.assets.texture import bake, split_at_seams
+from dreamfusion.errors import ConfigError, OutputError
 
 DTYPES = {5126: "<f4", 5125: "<u4", 5123: "<u2", 5121: "u1"}
-WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
 @pytest.fixture
@@ -176,7 +180,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(head, tmp_path
     path = tmp_path / "head.glb"
     path.write_text("old")
 
-    def failing(mesh):
+    def failing(asset):
         raise RuntimeError("broken")
 
     monkeypatch.setitem(formats.WRITERS, "glb", failing)
@@ -204,4 +208,98 @@ def test_a_full_disk_leaves_nothing(head, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         write_mesh(head, tmp_path / "head.glb")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- textures
+
+
+@pytest.fixture
+def textured(toys):
+    """The head, split at the seams of an atlas, and its texture."""
+    field = toys.head()
+    mesh, _ = extract_mesh(field, 1.0, resolution=32, threshold=50.0)
+    atlas = box_atlas(mesh, 64)
+    split = split_at_seams(mesh, atlas)
+    return split, bake(field, split, atlas, 64, 1.0)
+
+
+def test_glb_holds_the_very_picture_and_coordinates(textured, tmp_path):
+    mesh, texture = textured
+    path = write_mesh(mesh, tmp_path / "head.glb", texture=texture, unlit=True)
+    tree, arrays = parse_glb(path)
+    assert np.allclose(arrays["TEXCOORD_0"], texture.uvs, atol=1e-6)
+    assert "COLOR_0" not in arrays
+    material = tree["materials"][0]
+    assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
+    assert material["extensions"] == {"KHR_materials_unlit": {}} and tree["extensionsUsed"]
+    (again,) = trimesh.load_scene(path, process=False).geometry.values()
+    assert np.array_equal(np.asarray(again.visual.material.baseColorTexture.convert("RGB")), texture.image)
+
+
+def test_obj_names_its_material_and_the_material_its_picture(textured, tmp_path):
+    mesh, texture = textured
+    write_mesh(mesh, tmp_path / "head.obj", texture=texture)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["head.mtl", "head.obj", "head.png"]
+    again = trimesh.load_mesh(tmp_path / "head.obj", process=False)
+    assert np.array_equal(np.asarray(again.visual.material.image.convert("RGB")), texture.image)
+    # A corner's colour: OBJ counts v from the bottom.
+    corners = np.asarray(again.visual.uv)[again.faces] * [1, -1] + [0, 1]
+    assert np.allclose(corners, texture.uvs[mesh.faces], atol=1e-6)
+    assert np.allclose(again.triangles, mesh.triangles, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["ply", "stl", "3mf"])
+def test_a_texture_for_a_format_without_pictures_is_refused(textured, tmp_path, format):
+    with pytest.raises(ConfigError, match="glb, obj, usdz"):
+        write_mesh(textured[0], tmp_path / f"a.{format}", texture=textured[1])
+    with pytest.raises(ConfigError, match="unlit"):
+        write_mesh(textured[0], tmp_path / f"a.{format}", unlit=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_3mf_stands_on_the_bed_in_millimetres_with_colours(head, tmp_path):
+    with zipfile.ZipFile(write_mesh(head, tmp_path / "head.3mf")) as archive:
+        assert archive.namelist()[0] == "[Content_Types].xml" and archive.testzip() is None
+        root = ElementTree.fromstring(archive.read("3D/3dmodel.model"))
+    core = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
+    material = "{http://schemas.microsoft.com/3dmanufacturing/material/2015/02}"
+    assert root.get("unit") == "millimeter"
+    points = np.array([[float(v.get(k)) for k in "xyz"] for v in root.iter(f"{core}vertex")])
+    faces = [[int(t.get(f"v{k}")) for k in (1, 2, 3)] for t in root.iter(f"{core}triangle")]
+    assert np.ptp(points[:, 2]) == pytest.approx(100, abs=1e-3) and points[:, 2].min() == pytest.approx(0)
+    solid = trimesh.Trimesh(points, faces, process=False)
+    assert solid.is_watertight and solid.volume > 0
+    palette = [c.get("color") for c in root.iter(f"{material}color")]
+    first = [int(t.get("p1")) for t in root.iter(f"{core}triangle")]
+    by_vertex = {face[0]: palette[index] for face, index in zip(faces, first, strict=True)}
+    for vertex, color in list(by_vertex.items())[::50]:
+        assert color == "#{:02X}{:02X}{:02X}".format(*vertex_colors(head)[vertex, :3])
+    # The front, where the nose is, looks towards -Y: out of the printer.
+    red = [v for v, c in by_vertex.items() if c.startswith("#E") and c.endswith(("1A", "19"))]
+    assert red and points[red, 1].max() < 0
+
+
+@pytest.mark.parametrize("kind", ["texture", "vertex"])
+def test_usdz_passes_usds_own_validators(head, textured, tmp_path, kind):
+    pytest.importorskip("pxr", reason="usd-core is an optional extra")
+    from pxr import Usd, UsdGeom, UsdValidation
+
+    mesh, texture = textured if kind == "texture" else (head, None)
+    path = write_mesh(mesh, tmp_path / "head.usdz", texture=texture, height_cm=30)
+    validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
+    assert len(validators) > 20
+    stage = Usd.Stage.Open(str(path))
+    assert [e.GetMessage() for e in UsdValidation.ValidationContext(validators).Validate(stage)] == []
+    assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
+    shape = UsdGeom.Mesh(stage.GetPrimAtPath("/object/mesh"))
+    points = np.asarray(shape.GetPointsAttr().Get())
+    assert np.ptp(points[:, 1]) == pytest.approx(0.3, abs=1e-5) and len(points) == len(mesh.vertices)
+    assert (shape.GetDisplayColorPrimvar().HasValue()) is (kind == "vertex")
+
+
+def test_usdz_without_the_library_says_how_to_get_it(head, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion.assets.usdz.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OutputError, match="usd-core"):
+        write_mesh(head, tmp_path / "head.usdz")
     assert list(tmp_path.iterdir()) == []

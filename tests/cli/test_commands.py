@@ -181,6 +181,18 @@ def test_export_obeys_its_shape_options(dreamfusion: Call, run_with_checkpoint: 
     assert trimesh.load_mesh(line["path"]).extents[1] == pytest.approx(120, rel=1e-5)  # millimetres
 
 
+def test_export_paints_and_checks(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    words = ["--resolution", "24", "--texture-size", "64", "--unwrap-limit", "0", "--unlit", "--check"]
+    answer = dreamfusion("export", *words)
+    assert answer.code == 0, answer.err
+    mesh, check = answer.events
+    assert mesh["texture"] == "boxes" and check["event"] == "check" and check["views"] == 8
+    # Before the first step the object is a soft ball: a mesh cannot look like it, but its silhouette is nearly right.
+    assert 0.8 < check["iou"] <= 1 and check["psnr_db"] > 10
+    plain = dreamfusion("export", "--resolution", "16", "--texture", "vertex").events[0]
+    assert plain["texture"] is None
+
+
 @pytest.mark.parametrize(
     "reference", ["1", "0001", "a-red-duck", "0001-a-red-duck", "latest", "outputs/0001-a-red-duck"]
 )

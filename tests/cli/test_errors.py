@@ -203,6 +203,8 @@ class TestLooking:
         ["export", "--smooth", "-1"],
         ["export", "--close-holes", "100"],
         ["export", "--height-cm", "0"],
+        ["export", "--texture-size", "10"],
+        ["export", "--unwrap-limit", "-1"],
         ["render", "--frames", "0"],
         ["render", "--fps", "0"],
         ["render", "--size", "1"],
@@ -236,6 +238,20 @@ def test_too_little_memory_says_what_to_lower(
     monkeypatch.setattr("dreamfusion.assets.mesh.extract_mesh", full)
     told(dreamfusion("export", "--resolution", "16"), 21, "memory", "Lower --resolution")
     assert not list(run_with_checkpoint.path.glob("mesh*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--texture", "atlas", "--format", "ply"],
+        ["--unlit", "--format", "obj"],
+        ["--check", "--format", "stl"],
+    ],
+)
+def test_what_a_format_cannot_hold_is_told_before_the_work(
+    dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str]
+) -> None:
+    told(dreamfusion("export", *words), 11, words[0], "expected", f"got {words[-1]}")
 
 
 def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:

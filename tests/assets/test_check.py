@@ -1,0 +1,86 @@
+"""The comparison of a file with the NeRF: right files pass, and each kind of wrong file fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from dreamfusion.assets.atlas import box_atlas
+from dreamfusion.assets.check import check_cameras, compare
+from dreamfusion.assets.formats import write_mesh
+from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.assets.texture import Texture, bake, split_at_seams
+
+
+@pytest.fixture(scope="module")
+def exported():
+    from tests.assets.conftest import SlowRenderer, head
+
+    field = head()
+    field.sharpness = 200.0
+    renderer = SlowRenderer(field)
+    mesh, _ = extract_mesh(field, 1.0, resolution=64, renderer=renderer)
+    atlas = box_atlas(mesh, 512)
+    split = split_at_seams(mesh, atlas)
+    return renderer, mesh, split, bake(field, split, atlas, 512, 1.0)
+
+
+def agreement(exported, path):
+    renderer, mesh, _, _ = exported
+    cameras = check_cameras(3.0, 40.0, views=3, size=64)
+    return compare(path, renderer, cameras, float(mesh.extents[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "textured"),
+    [("a.glb", True), ("a.glb", False), ("a.obj", True), ("a.obj", False), ("a.ply", False)],
+)
+def test_files_look_like_the_nerf(exported, tmp_path, name, textured):
+    _, mesh, split, texture = exported
+    path = write_mesh(split if textured else mesh, tmp_path / name, texture=texture if textured else None)
+    found, pairs = agreement(exported, path)
+    assert found.good, found
+    assert min(found.object_psnr_db) > 24 and min(found.iou) > 0.92
+    assert pairs.shape == (3, 64, 128, 3)
+
+
+def test_the_size_in_the_file_does_not_matter(exported, tmp_path):
+    _, _, split, texture = exported
+    found, _ = agreement(exported, write_mesh(split, tmp_path / "a.glb", height_cm=7, texture=texture))
+    assert found.good
+
+
+def wrong(kind: str, split: trimesh.Trimesh, texture: Texture) -> tuple[trimesh.Trimesh, Texture]:
+    match kind:
+        case "upside down texture":
+            return split, Texture(texture.uvs * [1, -1] + [0, 1], texture.image, "boxes")
+        case "linear colours":
+            linear = (texture.image / 255.0) ** 2.2
+            return split, Texture(texture.uvs, np.round(linear * 255).astype(np.uint8), "boxes")
+        case "turned":
+            turned = split.copy()
+            turned.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [0, 1, 0]))
+            return turned, texture
+        case _:
+            inside_out = trimesh.Trimesh(split.vertices, split.faces[:, ::-1], process=False)
+            return inside_out, texture
+
+
+@pytest.mark.parametrize("kind", ["upside down texture", "linear colours", "turned", "inside out"])
+def test_wrong_files_are_noticed(exported, tmp_path, kind):
+    _, _, split, texture = exported
+    path = write_mesh(
+        *wrong(kind, split, texture)[:1], tmp_path / "a.glb", texture=wrong(kind, split, texture)[1]
+    )
+    good, _ = agreement(exported, write_mesh(split, tmp_path / "good.glb", texture=texture))
+    bad, _ = agreement(exported, path)
+    assert np.mean(bad.object_psnr_db) < np.mean(good.object_psnr_db) - 1.5
+
+
+def test_a_picture_that_is_missing_is_noticed(exported, tmp_path):
+    _, _, split, texture = exported
+    path = write_mesh(split, tmp_path / "a.obj", texture=texture)
+    Image.new("RGB", (4, 4), "black").save(tmp_path / "a.png")
+    assert not agreement(exported, path)[0].good
