@@ -152,6 +152,18 @@ def train(
             metavar="NAME|PATH|HUB-ID", help="Frozen model that guides the scene.", show_default=False
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[=WEIGHT]", help="LoRA of one's own; may be given again.", show_default=False
+        ),
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[=WORD]", help="Textual-inversion word; may be given again.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
     ] = False,
@@ -164,6 +176,8 @@ def train(
         "training.steps": steps,
         "device": None if device is None else device.value,
         "guidance.model": model,
+        "guidance.loras": _pairs(lora, "file", "weight"),
+        "guidance.embeddings": _pairs(embedding, "file", "word"),
     }
     train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run))
 
@@ -213,6 +227,14 @@ def fit(
         "data.downscale": downscale,
     }
     fit(FitRequest(dataset, config, tuple(overrides or ()), options, output, name, truth, dry_run))
+
+
+def _pairs(texts: list[str] | None, first: str, second: str) -> list[dict[str, str]] | None:
+    """FILE or FILE=VALUE as mappings; None when the option was left out."""
+    if not texts:
+        return None
+    parts = [text.rpartition("=") if "=" in text else ("", "", text) for text in texts]
+    return [{first: file, second: value} if file else {first: value} for file, _, value in parts]
 
 
 @app.command()

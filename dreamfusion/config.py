@@ -358,6 +358,20 @@ class SDIConfig(_Strict):
 Objective = Annotated[SDSConfig | CSDConfig | SDIConfig, Field(discriminator="kind")]
 
 
+class LoraConfig(_Strict):
+    """LoRA weights of one's own, added to the model's (arXiv 2106.09685)."""
+
+    file: str = Field(description="a safetensors file")
+    weight: float = 1.0
+
+
+class EmbeddingConfig(_Strict):
+    """A word of textual inversion (arXiv 2208.01618)."""
+
+    file: str = Field(description="a safetensors file")
+    word: str | None = Field(default=None, description="how prompts call it; None: as the file does")
+
+
 class GuidanceConfig(_Strict):
     """Score distillation from a frozen diffusion model (DreamFusion, eq. 3)."""
 
@@ -368,6 +382,8 @@ class GuidanceConfig(_Strict):
         default=None,
         description="alias or directory whose settings and tokenizer a single file is read with; None: told from the file",
     )
+    loras: tuple[LoraConfig, ...] = ()
+    embeddings: tuple[EmbeddingConfig, ...] = ()
     guidance_scale: float = Field(default=10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")
     guidance_rescale: Fraction = Field(
         default=0.0,

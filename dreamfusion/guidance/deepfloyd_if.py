@@ -28,6 +28,7 @@ _MAX_TOKENS = 77
 class DeepFloydIFGuidance(DiffusionGuidance):
     """A frozen first stage of DeepFloyd IF; see `DiffusionGuidance`. Its "latents" are pixels in [-1, 1]."""
 
+    family = "deepfloyd-if"
     pixels = True
 
     def _load_autoencoder(self) -> None:
@@ -93,7 +94,7 @@ class DeepFloydIFGuidance(DiffusionGuidance):
         if lacking and not (tokenizer / "tokenizer.json").is_file():
             raise ModelUnsupportedError(
                 f"the tokenizer in {self.directory} cannot be read without {' and '.join(lacking)}",
-                hint="pip install 'dreamfusion[if]'",
+                hint="run pip install 'dreamfusion[if]'",
             )
         try:
             with quiet_libraries():

@@ -21,8 +21,10 @@ from torch.profiler import record_function
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError
+from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.loading import load_part, load_scheduler
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
+from dreamfusion.guidance.personal import check_personal, merge_loras_into_unet
 from dreamfusion.guidance.precision import unet_dtype
 from dreamfusion.guidance.prompts import ViewPrompts
 from dreamfusion.guidance.sds import (
@@ -70,6 +72,7 @@ class DiffusionGuidance(ABC):
     size that the model cannot take).
     """
 
+    family: Family = "stable-diffusion"
     pixels = False
 
     def __init__(self, config: GuidanceConfig, prompt: str, device: torch.device, directory: Path) -> None:
@@ -78,7 +81,10 @@ class DiffusionGuidance(ABC):
         self.dtype = unet_dtype(config.dtype, self.device)
         self.scheduler = load_scheduler(directory, self.pixels)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        check_personal(config.loras, config.embeddings, self.family)
         self.unet = load_part(directory, "unet", self.dtype, self.device)
+        if config.loras:
+            merge_loras_into_unet(self.unet, config.loras, self.family)
         self._load_autoencoder()
         self.image_size = self._image_size()
         self._encode_prompts()

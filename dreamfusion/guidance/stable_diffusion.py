@@ -13,6 +13,7 @@ from torch import Tensor
 from dreamfusion.errors import PromptError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.loading import load_part
+from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, spelled_out
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
@@ -52,11 +53,20 @@ class StableDiffusionGuidance(DiffusionGuidance):
 
         The text encoder is loaded for this and dropped afterwards. Raises PromptError for a text that it would cut.
         """
-        input_ids = tokenize(self._tokenizer("tokenizer"), texts).to(self.device)
-        # float32: it runs once, and the text is what everything hangs on.
-        encoder = load_part(self.directory, "text_encoder", torch.float32, self.device)
+        tokenizer, encoder = self._tokenizer("tokenizer"), self._text_encoder("text_encoder")
+        if self.config.embeddings:
+            add_words(tokenizer, encoder, self.config.embeddings)
+            texts = spelled_out(tokenizer, texts)
+        input_ids = tokenize(tokenizer, texts).to(self.device)
         mask = torch.ones_like(input_ids) if getattr(encoder.config, "use_attention_mask", False) else None
         return TextEmbeddings(encoder(input_ids, attention_mask=mask)[0].to(self.dtype))
+
+    def _text_encoder(self, component: str) -> Any:
+        # float32: it runs once, and the text is what everything hangs on.
+        encoder = load_part(self.directory, component, torch.float32, self.device)
+        if self.config.loras:
+            add_loras_to_text_encoder(encoder, self.config.loras, self.family, component, self.unet.config)
+        return encoder
 
     def _tokenizer(self, folder: str) -> Any:
         from transformers import CLIPTokenizer
@@ -75,6 +85,8 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
     Its autoencoder overflows in float16, which `vae_dtype` never gives it.
     """
 
+    family = "stable-diffusion-xl"
+
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Embeddings of texts as StableDiffusionXLPipeline makes them, in the UNet's precision.
@@ -85,8 +97,7 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         states = []
         for tokenizer, component in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
             input_ids = tokenize(self._tokenizer(tokenizer), texts).to(self.device)
-            encoder = load_part(self.directory, component, torch.float32, self.device)
-            output = encoder(input_ids, output_hidden_states=True)
+            output = self._text_encoder(component)(input_ids, output_hidden_states=True)
             states.append(output.hidden_states[-2])
         # The encoder with a projection comes last.
         tokens, pooled = torch.cat(states, dim=-1), output.text_embeds

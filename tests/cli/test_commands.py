@@ -295,3 +295,12 @@ def test_a_model_on_this_machine_is_verified_and_not_fetched(dreamfusion: Call) 
     assert dreamfusion("models", "verify", "miniature").events[-1]["event"] == "whole"
     answer = dreamfusion("models", "download", "miniature")
     assert answer.code == 0 and answer.events[-1]["path"].endswith("stable-diffusion")
+
+
+def test_weights_and_words_of_ones_own_reach_the_config(dreamfusion: Call, husk: Path) -> None:
+    words = ["--lora", "a.safetensors=0.5", "--lora", "b.safetensors", "--embedding", "c.safetensors=<me>"]
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--dry-run", *words)
+    guidance = parse_yaml(answer.out, "dry run")["guidance"]
+    loras = [{"file": "a.safetensors", "weight": 0.5}, {"file": "b.safetensors", "weight": 1.0}]
+    assert guidance["loras"] == loras
+    assert guidance["embeddings"] == [{"file": "c.safetensors", "word": "<me>"}]
