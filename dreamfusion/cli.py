@@ -164,6 +164,10 @@ def train(
             metavar="FILE[=WORD]", help="Textual-inversion word; may be given again.", show_default=False
         ),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="RUN|MESH", help="Start from this object.", show_default=False),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
     ] = False,
@@ -178,6 +182,7 @@ def train(
         "guidance.model": model,
         "guidance.loras": _pairs(lora, "file", "weight"),
         "guidance.embeddings": _pairs(embedding, "file", "word"),
+        "init": init,
     }
     train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run))
 

@@ -466,6 +466,9 @@ class ExperimentConfig(_Strict):
     rendering: RenderingConfig = RenderingConfig()
     cameras: CameraConfig = CameraConfig()
     data: PosedImagesConfig | None = None
+    init: str | None = Field(
+        default=None, description="a run's directory or a mesh's file that the scene starts from"
+    )
     guidance: GuidanceConfig = GuidanceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()

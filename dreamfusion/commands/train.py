@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
+from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError
@@ -62,6 +63,8 @@ def train(request: TrainRequest) -> None:
         from dreamfusion.runs.directory import check_writable
 
         check_writable(request.output)
+    if config.init is not None:
+        config = config.model_copy(update={"init": find_start(config.init, request.output)})
     from dreamfusion.doctor import choose_device
 
     device = choose_device(config.device)
@@ -205,6 +208,8 @@ def train_run(
             known = dataset is not None and config.data is not None
             photographs = Photographs(dataset, config.data.rays_per_step) if known else None
             trainers.append(Trainer(config, device, photographs=photographs))
+        if config.init is not None and not checkpoint.listing(run.checkpoints):
+            start_from(trainers[0], config.init)
         return trainers[0]
 
     class Shown(Observer):

@@ -46,18 +46,10 @@ def render_mesh(
         light: None: plain colours. Its strength is multiplied with the sRGB values, as the package's shading does.
     """
     side = size * supersample
-    w2c = np.linalg.inv(c2w)
-    corners = np.asarray(mesh.triangles) @ w2c[:3, :3].T + w2c[:3, 3]
-    ahead = -corners[..., 2]
-    focal = side / (2 * np.tan(np.radians(fovy_deg) / 2))
-    in_front = (ahead > _NEAR).all(axis=1)
-    safe = np.maximum(ahead, _NEAR)
-    # Sample points lie at whole numbers of these coordinates.
-    screen = np.stack(
-        [corners[..., 0] / safe * focal, -corners[..., 1] / safe * focal], axis=-1
-    ) + (side - 1) / 2  # fmt: skip
+    screen, ahead = _projected(mesh, c2w, fovy_deg, side)
+    in_front, safe = (ahead > _NEAR).all(axis=1), np.maximum(ahead, _NEAR)
     face, shares, point = _nearest(screen, safe, in_front, side)
-    colours = _colours(mesh, face, shares)
+    colours = surface_colours(mesh, face, shares)
     if light is not None:
         normals = np.asarray(mesh.face_normals)[face]
         # A face seen from behind is lit as if it faced the eye.
@@ -71,6 +63,31 @@ def render_mesh(
     pixels = samples.reshape(size, supersample, size, supersample, 4).mean(axis=(1, 3))
     pixels[..., :3] /= np.maximum(pixels[..., 3:], 1e-9)
     return pixels
+
+
+def visible_points(
+    mesh: trimesh.Trimesh, c2w: Float[np.ndarray, "4 4"], fovy_deg: float, side: int
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """Where the rays of one picture meet the surface first, and the unit normals of the faces there, towards the eye."""
+    screen, ahead = _projected(mesh, c2w, fovy_deg, side)
+    face, shares, _ = _nearest(screen, np.maximum(ahead, _NEAR), (ahead > _NEAR).all(axis=1), side)
+    points = (np.asarray(mesh.triangles)[face] * shares[..., None]).sum(axis=1)
+    normals = np.asarray(mesh.face_normals)[face]
+    away = (normals * (c2w[:3, 3] - points)).sum(axis=-1) < 0
+    return points, normals * np.where(away, -1.0, 1.0)[:, None]
+
+
+def _projected(
+    mesh: trimesh.Trimesh, c2w: Float[np.ndarray, "4 4"], fovy_deg: float, side: int
+) -> tuple[Float[np.ndarray, "f 3 2"], Float[np.ndarray, "f 3"]]:
+    """The triangles' corners on the screen, where sample points lie at whole numbers, and how far ahead they are."""
+    w2c = np.linalg.inv(c2w)
+    corners = np.asarray(mesh.triangles) @ w2c[:3, :3].T + w2c[:3, 3]
+    ahead = -corners[..., 2]
+    focal = side / (2 * np.tan(np.radians(fovy_deg) / 2))
+    safe = np.maximum(ahead, _NEAR)
+    screen = np.stack([corners[..., 0], -corners[..., 1]], axis=-1) / safe[..., None] * focal
+    return screen + (side - 1) / 2, ahead
 
 
 def _nearest(
@@ -129,7 +146,7 @@ def _screen_shares(
 # ------------------------------------------------------------------------------------------------ colours
 
 
-def _colours(
+def surface_colours(
     mesh: trimesh.Trimesh, face: Int[np.ndarray, " n"], shares: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
     """sRGB in [0, 1] at points of faces, by the shares of their corners."""

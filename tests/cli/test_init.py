@@ -1,0 +1,83 @@
+"""`train --init`: the object of a mesh or of another run is there before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+
+from dreamfusion.commands.starting import find_start, start_from
+from dreamfusion.config_files import load_config
+from dreamfusion.errors import CheckpointMissingError, MeshError, RunNotFoundError
+from dreamfusion.runs import checkpoint, directory
+from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.training.trainer import Trainer
+
+
+def trainer(*overrides: str) -> Trainer:
+    def no_guidance(*_: object, **__: object) -> Any:
+        raise AssertionError("nobody trains here")
+
+    small = ("scene.field.resolutions=[8,16]", "rendering.samples_per_ray=24")
+    return Trainer(load_config("miniature", (*small, *overrides), {"prompt": "a duck"}), guidance=no_guidance)
+
+
+@pytest.fixture
+def mesh_file(tmp_path: Path) -> Path:
+    ball = trimesh.creation.icosphere(3, radius=0.3).apply_translation([0.3, 0, 0])
+    ball.visual.vertex_colors = [250, 20, 20, 255]
+    ball.export(tmp_path / "ball.ply")
+    return tmp_path / "ball.ply"
+
+
+PROBES = torch.tensor([[0.3, 0.0, 0.0], [0.45, 0.1, 0.0], [-0.3, 0.0, 0.0], [0.0, 0.5, 0.0]])
+
+
+def test_a_mesh_is_there_with_its_colour(mesh_file: Path) -> None:
+    started = trainer()
+    start_from(started, str(mesh_file))
+    seen = started.scene.field(PROBES)
+    assert (seen.sigmas[:2] > 10).all() and (seen.sigmas[2:] < 2).all()
+    torch.testing.assert_close(
+        seen.albedo[0], torch.tensor([250.0, 20.0, 20.0]) / 255, atol=0.08, rtol=0, check_dtype=False
+    )
+    assert started.step == 0 and not started.optimizer.adam.state
+
+
+def test_a_run_gives_its_weights_to_the_same_field_and_its_object_to_another(
+    tmp_path: Path, mesh_file: Path
+) -> None:
+    first = trainer()
+    start_from(first, str(mesh_file))
+    run = directory.create(tmp_path / "outputs", first.config)
+    checkpoint.save(checkpoint.path_for(run.checkpoints, 0), *first.state_dict())
+    same, other = trainer("seed=5"), trainer("scene.field.resolutions=[12]", "scene.radius=2.0")
+    for one in (same, other):
+        start_from(one, find_start("1", tmp_path / "outputs"))
+    assert torch.equal(same.scene.field.density(PROBES), first.scene.field.density(PROBES))
+    # In a ball twice as large the object is twice as large, and half as dense.
+    seen = other.scene.field(PROBES * 2)
+    assert (seen.sigmas[:2] > 5).all() and (seen.sigmas[2:] < 1).all()
+    assert seen.albedo[0, 0] > 0.8 and seen.albedo[0, 1] < 0.3
+
+
+def test_what_is_no_start_is_told(tmp_path: Path, fresh_run: RunDirectory) -> None:
+    with pytest.raises(RunNotFoundError, match="neither a run nor a mesh"):
+        find_start("nothing", tmp_path / "outputs")
+    with pytest.raises(CheckpointMissingError):
+        find_start("1", tmp_path / "outputs")
+    (tmp_path / "text.obj").write_text("no mesh")
+    with pytest.raises(MeshError):
+        find_start(str(tmp_path / "text.obj"), tmp_path)
+
+
+def test_a_wrong_start_ends_the_command_before_a_run_is_made(
+    dreamfusion: Callable[..., Any], husk: Path
+) -> None:
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--init", "nothing")
+    assert answer.code == 12 and answer.err.splitlines()[-1].startswith("error: --init nothing is neither")
+    assert not list(Path("outputs").glob("0*"))
