@@ -298,6 +298,9 @@ def export(
     check: Annotated[
         bool, typer.Option("--check", help="Draw the file from eight views and compare with the NeRF.")
     ] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write a page beside the glb that shows it and the run, offline.")
+    ] = False,
     output: OutputFile = None,
     runs: Runs = _RUNS,
     device: DeviceOption = Device.auto,
@@ -322,6 +325,7 @@ def export(
         unwrap_limit_s=unwrap_limit,
         unlit=unlit,
         check=check,
+        page=page,
         output=output,
     )
     export_mesh(request, device.value)
@@ -374,6 +378,21 @@ def render(
         run, runs, image, frames, fps, size, azimuth_deg, elevation_deg, distance, what.value, chosen, output
     )
     render(request, device.value)
+
+
+@app.command()
+def view(
+    run: Run = None,
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Who may look: this machine alone, or 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    runs: Runs = _RUNS,
+) -> None:
+    """Show RUN in a browser, and follow it while it trains."""
+    from dreamfusion.commands.view import view
+
+    view(run, runs, host, port)
 
 
 @app.command()

@@ -135,9 +135,14 @@ def write_mesh(
     return path
 
 
+def glb_bytes(mesh: trimesh.Trimesh, texture: Texture | None = None, unlit: bool = False) -> bytes:
+    """The mesh as the bytes of a GLB; the arguments are those of `write_mesh`."""
+    colors = None if texture is not None else linear_color_16bit(vertex_colors(mesh))
+    return glb(mesh, colors, texture, unlit, GENERATOR)
+
+
 def _glb(asset: _Asset) -> dict[str, bytes]:
-    colors = None if asset.texture is not None else linear_color_16bit(vertex_colors(asset.mesh))
-    return {"": glb(asset.mesh, colors, asset.texture, asset.unlit, GENERATOR)}
+    return {"": glb_bytes(asset.mesh, asset.texture, asset.unlit)}
 
 
 def _obj(asset: _Asset) -> dict[str, bytes]:

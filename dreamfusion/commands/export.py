@@ -37,6 +37,7 @@ class ExportRequest:
         texture: `atlas` or `vertex`; None is an atlas where the format holds pictures.
         unwrap_limit_s: for xatlas; 0 takes the project's own atlas.
         check: compare the file with the NeRF.
+        page: write a page with the object in it beside the file.
     """
 
     reference: str | None
@@ -53,6 +54,7 @@ class ExportRequest:
     unwrap_limit_s: float
     unlit: bool
     check: bool
+    page: bool
     output: Path | None
 
 
@@ -94,6 +96,8 @@ def export_mesh(request: ExportRequest, device: str) -> None:
         floaters_removed=info.floaters,
         texture=None if texture is None else texture.method,
     )
+    if request.page:
+        _write_page(run, path, info.faces)
     if request.check:
         _tell_agreement(path, renderer, run, float(mesh.extents[1]))
 
@@ -112,6 +116,17 @@ def _textured(request: ExportRequest, renderer: Renderer, mesh: Any) -> tuple[An
     split = split_at_seams(mesh, atlas)
     with Bar("baking the texture", unit="texel") as bar:
         return split, bake(renderer.scene.field, split, atlas, size, renderer.scene.radius, bar)
+
+
+def _write_page(run: RunDirectory, mesh: Path, faces: int) -> None:
+    """A page that shows the mesh, beside it under its name."""
+    from dreamfusion.assets.page import MeshOnPage, write_page
+    from dreamfusion.commands.page import page_data
+
+    held = MeshOnPage(faces, "exported", glb=mesh.read_bytes())
+    path = write_page(page_data(run, held, live=False), mesh.with_suffix(".html"))
+    size = path.stat().st_size
+    result(f"{path}  {size / 2**20:.1f} MiB, open it in a browser", event="page", path=path, bytes=size)
 
 
 def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_height: float) -> None:
@@ -227,6 +242,8 @@ def _check_for_format(request: ExportRequest, format: str) -> bool:
         raise ConfigError("--unlit", expected="glb", got=format)
     if request.check and format not in CHECKED:
         raise ConfigError("--check reads", expected="one of " + ", ".join(CHECKED), got=format)
+    if request.page and format != "glb":
+        raise ConfigError("--page shows", expected="glb", got=format)
     if format == "usdz":
         from dreamfusion.assets.usdz import check_usd
 

@@ -21,7 +21,19 @@ from dreamfusion.config_files import dump_config, load_config, parse_yaml
 from dreamfusion.runs.directory import RunDirectory
 
 Call = Callable[..., Any]
-COMMANDS = ["train", "fit", "resume", "export", "render", "sample", "runs", "config", "models", "doctor"]
+COMMANDS = [
+    "train",
+    "fit",
+    "resume",
+    "export",
+    "render",
+    "view",
+    "sample",
+    "runs",
+    "config",
+    "models",
+    "doctor",
+]
 
 
 def test_help_names_every_command_in_80_columns(dreamfusion: Call) -> None:

@@ -205,6 +205,7 @@ class TestLooking:
         ["export", "--height-cm", "0"],
         ["export", "--texture-size", "10"],
         ["export", "--unwrap-limit", "-1"],
+        ["view", "--port", "70000"],
         ["render", "--frames", "0"],
         ["render", "--fps", "0"],
         ["render", "--size", "1"],
@@ -246,6 +247,7 @@ def test_too_little_memory_says_what_to_lower(
         ["--texture", "atlas", "--format", "ply"],
         ["--unlit", "--format", "obj"],
         ["--check", "--format", "stl"],
+        ["--page", "--format", "obj"],
     ],
 )
 def test_what_a_format_cannot_hold_is_told_before_the_work(
