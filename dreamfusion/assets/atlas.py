@@ -74,7 +74,9 @@ def _xatlas(mesh: trimesh.Trimesh, size: int, timeout_s: float | int) -> Atlas |
         np.savez(
             given, vertices=mesh.vertices.astype(np.float32), faces=mesh.faces.astype(np.uint32), size=size
         )
-        command = [sys.executable, "-m", "dreamfusion.assets.xatlas_child", str(given), str(answer)]
+        # By its file, without its folder on the path: it needs numpy and xatlas only, wherever this package is found.
+        child = Path(__file__).with_name("xatlas_child.py")
+        command = [sys.executable, "-P", str(child), str(given), str(answer)]
         try:
             # A bug in C++ may hang or crash; neither may take the export with it.
             ended = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)

@@ -1,4 +1,4 @@
-"""xatlas on one mesh, in a process of its own: `python -m dreamfusion.assets.xatlas_child MESH.npz ATLAS.npz`.
+"""xatlas on one mesh, in a process of its own: `python -P xatlas_child.py MESH.npz ATLAS.npz`.
 
 xatlas is C++ that may take hours or crash; see `dreamfusion.assets.atlas`, which starts and, if need be, ends this.
 """
