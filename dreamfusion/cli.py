@@ -169,7 +169,10 @@ def train(
         typer.Option(metavar="RUN|MESH", help="Start from this object.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
+        bool, typer.Option("--dry-run", help="Print the config, the modules and the cost, and leave.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --dry-run: take ten steps and tell how fast they are.")
     ] = False,
 ) -> None:
     """Make a 3D object from PROMPT, in a new run under outputs/."""
@@ -184,7 +187,7 @@ def train(
         "guidance.embeddings": _pairs(embedding, "file", "word"),
         "init": init,
     }
-    train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run))
+    train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run, probe))
 
 
 @app.command()

@@ -152,7 +152,8 @@ def test_extends_looks_beside_the_file_and_only_once(tmp_path: Path) -> None:
 
 
 def test_the_presets_are_there() -> None:
-    assert config_files.preset_names() == ["miniature", "paper", "stable-diffusion"]
+    names = ["fast", "fit", "if", "low-vram", "miniature", "paper", "quality", "stable-diffusion"]
+    assert config_files.preset_names() == names
 
 
 @pytest.mark.parametrize("name", config_files.preset_names())
@@ -161,8 +162,8 @@ def test_each_preset_names_its_model_and_its_field(name: str) -> None:
 
     config = load_config(name)
     assert config.guidance.model in aliases()
-    kinds = {"miniature": "grids", "paper": "mlp", "stable-diffusion": "hashgrid"}
-    assert config.scene.field.kind == kinds[name]
+    kinds = {"miniature": "grids", "fit": "grids", "paper": "mlp"}
+    assert config.scene.field.kind == kinds.get(name, "hashgrid")
     # The ball must not swallow the camera.
     if name != "paper":
         assert config.cameras.distance[0] > config.scene.radius * 0.7

@@ -48,6 +48,7 @@ class TrainRequest:
     output: Path
     name: str | None
     dry_run: bool
+    probe: bool = False
 
 
 def train(request: TrainRequest) -> None:
@@ -69,7 +70,9 @@ def train(request: TrainRequest) -> None:
 
     device = choose_device(config.device)
     if request.dry_run:
-        print_plan(config)
+        print_plan(config, device)
+        if request.probe:
+            _print_probe(config, device)
         return
     from dreamfusion.runs.directory import create
 
@@ -157,7 +160,7 @@ def _check_model(config: ExperimentConfig) -> None:
     tell_unknown_words(config.prompt, config.guidance.model)
 
 
-def print_plan(config: ExperimentConfig) -> None:
+def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:
     """The resolved config, then a table of what would be optimised; as a YAML file with comments."""
     import torch
 
@@ -171,6 +174,50 @@ def print_plan(config: ExperimentConfig) -> None:
         rows.append((f"# scene.{name}", "x".join(map(str, value.shape)) or "1", f"{value.numel():,}"))
     rows.append(("# all", "", f"{sum(value.numel() for value in scene.parameters()):,}"))
     print_table(rows)
+    _print_cost(config, device)
+
+
+def _print_cost(config: ExperimentConfig, device: str) -> None:
+    """The guidance's work and memory, as comments; needs the model's settings on this machine, not its weights."""
+    from dreamfusion.guidance.models import find_model
+
+    model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
+    if model.directory is None:
+        print(f"# guidance: its cost is told once `dreamfusion models download {model.name}` has fetched it")
+        return
+    from dreamfusion.guidance.costs import guidance_cost
+
+    cost = guidance_cost(config.guidance, model.directory, config.cameras.views_per_step, device)
+    print(f"# guidance: {cost.unet_rows} rows of the UNet a step, {cost.flop / 1e12:.3g} TFLOP")
+    print(
+        f"# memory expected: {cost.memory_bytes / 2**30:.1f} GiB, of which weights {cost.weights_bytes / 2**30:.1f}"
+    )
+
+
+PROBE_STEPS = 10
+
+
+def _print_probe(config: ExperimentConfig, device: str) -> None:
+    """Steps per second and memory, from ten steps that are thrown away."""
+    import statistics
+
+    from dreamfusion.training.trainer import Trainer
+
+    with busy(f"loading {config.guidance.model}"):
+        trainer = Trainer(config, device)
+    with Bar("probe", unit="step") as bar:
+        metrics = []
+        for done in range(1, PROBE_STEPS + 1):
+            metrics.append(trainer.train_step())
+            bar(done, PROBE_STEPS)
+    # The first steps pay for what is set up once.
+    rate = statistics.median(told.cost.steps_per_second for told in metrics[2:])
+    peak = metrics[-1].cost.peak_memory_mb
+    memory = "" if peak is None else f", {peak / 1024:.1f} GiB at most"
+    hours = config.training.steps / rate / 3600
+    print(
+        f"# probe: {rate:.2f} steps/s on {device}{memory}; {config.training.steps} steps take about {hours:.1f} h"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ training

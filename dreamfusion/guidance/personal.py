@@ -143,7 +143,8 @@ def spelled_out(tokenizer: Any, texts: Sequence[str]) -> list[str]:
     """Texts in which a word of several vectors is written as all of them."""
     from diffusers.loaders import TextualInversionLoaderMixin
 
-    return TextualInversionLoaderMixin().maybe_convert_prompt(list(texts), tokenizer)
+    convert = TextualInversionLoaderMixin()._maybe_convert_prompt
+    return [convert(text, tokenizer) for text in texts]
 
 
 @contextmanager

@@ -88,7 +88,16 @@ def test_config_show_prints_a_config_that_loads(dreamfusion: Call, tmp_path: Pat
 
 def test_config_show_lists_the_presets(dreamfusion: Call) -> None:
     events = dreamfusion("config", "show").events
-    assert [line["name"] for line in events] == ["fit", "miniature", "paper", "stable-diffusion"]
+    assert [line["name"] for line in events] == [
+        "fast",
+        "fit",
+        "if",
+        "low-vram",
+        "miniature",
+        "paper",
+        "quality",
+        "stable-diffusion",
+    ]
     assert all(15 < len(line["description"]) <= 64 for line in events)
 
 
@@ -116,7 +125,11 @@ def test_a_dry_run_prints_the_config_and_the_modules_and_makes_nothing(
     config = ExperimentConfig.model_validate(parse_yaml(answer.out, "dry run"))
     assert (config.prompt, config.seed, config.training.steps) == ("a red duck", 9, 5)
     assert "64x64" in answer.out or "64" in answer.out
-    total = int(answer.out.splitlines()[-1].split()[-1].replace(",", ""))
+    total = int(
+        next(line for line in answer.out.splitlines() if line.startswith("# all"))
+        .split()[-1]
+        .replace(",", "")
+    )
     assert total > 2 * (16**3 + 32**3 + 64**3)
     assert [path.name for path in tmp_path.iterdir()] == ["husk"]
 
@@ -316,3 +329,25 @@ def test_weights_and_words_of_ones_own_reach_the_config(dreamfusion: Call, husk:
     loras = [{"file": "a.safetensors", "weight": 0.5}, {"file": "b.safetensors", "weight": 1.0}]
     assert guidance["loras"] == loras
     assert guidance["embeddings"] == [{"file": "c.safetensors", "word": "<me>"}]
+
+
+def test_the_dry_run_tells_what_the_guidance_costs(dreamfusion: Call, husk: Path) -> None:
+    words = ["train", "a duck", "--config", "miniature", "--model", husk, "--dry-run"]
+    out = dreamfusion(*words).out
+    assert "# guidance: 2 rows of the UNet a step" in out and "# memory expected: 1." in out
+    assert "# guidance: 4 rows" in dreamfusion(*words, "--set", "guidance.perp_neg=true").out
+
+
+def test_the_probe_takes_ten_steps(
+    dreamfusion: Call, tiny_model: Path, small: list[str], monkeypatch
+) -> None:
+    from dreamfusion.training.trainer import Trainer
+
+    steps, step = [], Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda self: steps.append(1) or step(self))
+    sets = [word for text in small for word in ("--set", text)]
+    answer = dreamfusion(
+        "train", "a duck", "--config", "miniature", "--model", tiny_model, "--dry-run", "--probe", *sets
+    )
+    assert answer.code == 0, answer.err
+    assert len(steps) == 10 and "# probe: " in answer.out and "steps/s on cpu" in answer.out
