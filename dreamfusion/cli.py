@@ -56,6 +56,12 @@ class Device(StrEnum):
     mps = "mps"
 
 
+class Guidance(StrEnum):
+    sds = "sds"
+    clip = "clip"
+    mixed = "mixed"
+
+
 class MeshFormat(StrEnum):
     glb = "glb"
     obj = "obj"
@@ -164,6 +170,10 @@ def train(
             metavar="FILE[=WORD]", help="Textual-inversion word; may be given again.", show_default=False
         ),
     ] = None,
+    guidance: Annotated[
+        Guidance | None,
+        typer.Option(help="What pulls: diffusion, CLIP (Dream Fields), or both.", show_default=False),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(metavar="RUN|MESH", help="Start from this object.", show_default=False),
@@ -187,7 +197,23 @@ def train(
         "guidance.embeddings": _pairs(embedding, "file", "word"),
         "init": init,
     }
-    train(TrainRequest(prompt, config, tuple(overrides or ()), options, output, name, dry_run, probe))
+    if config is None and guidance in (Guidance.clip, Guidance.mixed):
+        config = "dream-fields"
+    chosen = (*_guidance(guidance), *(overrides or ()))
+    train(TrainRequest(prompt, config, chosen, options, output, name, dry_run, probe))
+
+
+def _guidance(kind: Guidance | None) -> list[str]:
+    """What --guidance stands for as --set texts, before the user's own: both parts can have schedules."""
+    match kind:
+        case Guidance.clip:
+            return ["clip={}"]
+        case Guidance.mixed:
+            return ["clip.sds_weight=1.0"]
+        case Guidance.sds:
+            return ["clip=null"]
+        case None:
+            return []
 
 
 @app.command()

@@ -199,8 +199,18 @@ class RandomBackgroundConfig(_Strict):
     eval_rgb: Rgb = (1.0, 1.0, 1.0)
 
 
+class AugmentedBackgroundConfig(_Strict):
+    """Blurred noise, a checkerboard or a Fourier texture behind each view (Dream Fields, arXiv 2112.01455, sec. 3.4)."""
+
+    kind: Literal["augmented"] = "augmented"
+    squares: int = Field(default=8, ge=1, le=64, description="of the checkerboard, along a side")
+    blur_std: float = Field(default=10.0, ge=0.0, description="largest std of the blur, in pixels")
+    eval_rgb: Rgb = (1.0, 1.0, 1.0)
+
+
 BackgroundConfig = Annotated[
-    EnvironmentBackgroundConfig | SolidBackgroundConfig | RandomBackgroundConfig, Field(discriminator="kind")
+    EnvironmentBackgroundConfig | SolidBackgroundConfig | RandomBackgroundConfig | AugmentedBackgroundConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -284,6 +294,10 @@ class CameraConfig(_Strict):
     )
     target_jitter: float = Field(default=0.2, ge=0.0, description="std of the look-at point")
     up_jitter: float = Field(default=0.02, ge=0.0, description="std of the up vector")
+    track_centre: Fraction = Field(
+        default=0.0,
+        description="memory of the running mean of what is seen, which cameras then turn around; 0: the origin stays",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ guidance
@@ -411,6 +425,32 @@ class GuidanceConfig(_Strict):
         return self
 
 
+class ViewImagesConfig(_Strict):
+    """An example picture for each direction; None: `clip.image`."""
+
+    front: str | None = None
+    side: str | None = None
+    back: str | None = None
+    overhead: str | None = None
+
+
+class ClipConfig(_Strict):
+    """Dream Fields: a CLIP's similarity as guidance (arXiv 2112.01455); the options of dreamfields-3D."""
+
+    model: str = Field(
+        default="miniature",
+        description="directory of transformers' layout or hub id; miniature: the package's own",
+    )
+    weight: Schedule = constant(1.0)
+    sds_weight: Schedule = Field(default=constant(0.0), description="of score distillation beside it")
+    copies: int = Field(default=8, ge=1, le=64, description="random crops of each view that the CLIP sees")
+    crop: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] = Field(
+        default=(0.9, 1.0), description="side of a crop, as a share of the picture's"
+    )
+    image: str | None = Field(default=None, description="example picture, counted as much as the text")
+    view_images: ViewImagesConfig = ViewImagesConfig()
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 
@@ -429,6 +469,10 @@ class LossConfig(_Strict):
     orientation: Schedule = constant(0.0)
     opacity: Schedule = constant(0.0)
     entropy: Schedule = constant(0.0)
+    transmittance: Schedule = constant(0.0)
+    transmittance_target: Schedule = Field(
+        default=LinearSchedule(start=0.4, end=0.88, steps=500), description="share of light that may pass"
+    )
 
 
 class TrainingConfig(_Strict):
@@ -470,6 +514,7 @@ class ExperimentConfig(_Strict):
         default=None, description="a run's directory or a mesh's file that the scene starts from"
     )
     guidance: GuidanceConfig = GuidanceConfig()
+    clip: ClipConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()

@@ -152,7 +152,17 @@ def test_extends_looks_beside_the_file_and_only_once(tmp_path: Path) -> None:
 
 
 def test_the_presets_are_there() -> None:
-    names = ["fast", "fit", "if", "low-vram", "miniature", "paper", "quality", "stable-diffusion"]
+    names = [
+        "dream-fields",
+        "fast",
+        "fit",
+        "if",
+        "low-vram",
+        "miniature",
+        "paper",
+        "quality",
+        "stable-diffusion",
+    ]
     assert config_files.preset_names() == names
 
 
@@ -162,7 +172,7 @@ def test_each_preset_names_its_model_and_its_field(name: str) -> None:
 
     config = load_config(name)
     assert config.guidance.model in aliases()
-    kinds = {"miniature": "grids", "fit": "grids", "paper": "mlp"}
+    kinds = {"miniature": "grids", "dream-fields": "grids", "fit": "grids", "paper": "mlp"}
     assert config.scene.field.kind == kinds.get(name, "hashgrid")
     # The ball must not swallow the camera.
     if name != "paper":

@@ -80,14 +80,39 @@ class ClipJudge:
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
 
-def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
-    """The CLIP in a directory of transformers' layout, in float32; None: the one that the package carries.
+def _directory(path: Path | str | None) -> Path:
+    if path is None or path == "miniature":
+        return package_directory() / "miniature" / "clip"
+    directory = Path(path).expanduser()
+    if directory.exists() or not isinstance(path, str) or path.count("/") != 1:
+        return directory
+    from huggingface_hub import snapshot_download
 
-    Raises ModelNotFoundError when the directory or one of its files is not there.
+    wanted = [
+        "config.json",
+        "preprocessor_config.json",
+        "*token*",
+        "vocab.json",
+        "merges.txt",
+        "*.safetensors",
+    ]
+    try:
+        return Path(snapshot_download(path, allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # the hub's own errors are of these two
+        raise ModelNotFoundError(
+            f"no CLIP {path!r}", expected="a directory, or a hub id in the cache or within reach",
+            got=str(error).splitlines()[0][:120],
+        ) from error  # fmt: skip
+
+
+def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
+    """The CLIP in a directory of transformers' layout or of a hub id, in float32; None or "miniature": the package's own.
+
+    Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
-    directory = package_directory() / "miniature" / "clip" if path is None else Path(path).expanduser()
+    directory = _directory(path)
     for file in ("config.json", "preprocessor_config.json"):
         if not (directory / file).is_file():
             raise ModelNotFoundError(

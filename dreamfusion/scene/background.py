@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dreamfusion.config import (
+    AugmentedBackgroundConfig,
     BackgroundConfig,
     EnvironmentBackgroundConfig,
     RandomBackgroundConfig,
@@ -92,6 +93,66 @@ class RandomBackground(Background):
         return (self.low + (self.high - self.low) * drawn).expand_as(rays_d)
 
 
+class AugmentedBackground(Background):
+    """Noise, a checkerboard or a Fourier texture, one third of the views each, blurred by a random std (Dream Fields, sec. 3.4).
+
+    What an object is made of cannot then be left to the background, nor hidden in it.
+    """
+
+    # Of the blur's kernel, in pixels, as in the paper's code.
+    _KERNEL = 15
+
+    eval_rgb: Tensor
+
+    def __init__(self, config: AugmentedBackgroundConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("eval_rgb", torch.tensor(config.eval_rgb), persistent=False)
+
+    def forward(
+        self, rays_d: Float[Tensor, "b h w 3"], generator: Generator | None
+    ) -> Float[Tensor, "b h w 3"]:
+        if generator is None:
+            return self.eval_rgb.to(rays_d).expand_as(rays_d)
+        views, height, width, _ = rays_d.shape
+        return torch.stack([self._texture(height, width, generator) for _ in range(views)]).to(rays_d)
+
+    def _texture(self, height: int, width: int, generator: Generator) -> Float[Tensor, "h w 3"]:
+        kind, std = torch.rand(2, generator=generator).tolist()
+        if kind < 1 / 3:
+            texture = torch.rand(3, height, width, generator=generator)
+        elif kind < 2 / 3:
+            texture = self._checkerboard(height, width, generator)
+        else:
+            texture = _fourier_texture(height, width, generator)
+        return _blurred(texture, std * self.config.blur_std, self._KERNEL).permute(1, 2, 0)
+
+    def _checkerboard(self, height: int, width: int, generator: Generator) -> Float[Tensor, "3 h w"]:
+        first, second = torch.rand(2, 3, 1, 1, generator=generator)
+        rows = torch.arange(height) * self.config.squares // height
+        columns = torch.arange(width) * self.config.squares // width
+        return torch.where((rows[:, None] + columns) % 2 == 0, first, second)
+
+
+def _fourier_texture(height: int, width: int, generator: Generator) -> Float[Tensor, "3 h w"]:
+    """A random picture whose amplitudes fall with the frequency, as those of photographs do."""
+    frequency = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width) ** 2).sqrt()
+    falling = 1.0 / frequency.clamp(min=1.0 / max(height, width))
+    parts = torch.randn(2, 3, *falling.shape, generator=generator)
+    texture = torch.fft.irfft2(torch.complex(parts[0], parts[1]) * falling, s=(height, width))
+    return torch.sigmoid(texture / texture.std().clamp(min=1e-6))
+
+
+def _blurred(texture: Float[Tensor, "3 h w"], std: float, kernel: int) -> Float[Tensor, "3 h w"]:
+    if std < 1e-3:
+        return texture
+    offsets = torch.arange(kernel) - kernel // 2
+    line = torch.exp(-offsets.square() / (2 * std**2))
+    line = line / line.sum()
+    padded = F.pad(texture[:, None], [kernel // 2] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))[:, 0]
+
+
 def make_background(config: BackgroundConfig, generator: Generator) -> Background:
     """The background that `config.kind` names, its weights drawn from `generator` (on the CPU)."""
     match config:
@@ -101,5 +162,7 @@ def make_background(config: BackgroundConfig, generator: Generator) -> Backgroun
             return SolidBackground(config)
         case RandomBackgroundConfig():
             return RandomBackground(config)
+        case AugmentedBackgroundConfig():
+            return AugmentedBackground(config)
         case _:
             assert_never(config)

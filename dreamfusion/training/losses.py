@@ -51,6 +51,16 @@ def entropy_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
     return -(share * share.log2() + (1.0 - share) * (1.0 - share).log2()).mean()
 
 
+def transmittance_loss(opacity: Float[Tensor, "*rays"], target: float) -> Float[Tensor, ""]:
+    """-min(target, mean of 1 - opacity): wants light to pass, up to a share of it (Dream Fields, arXiv 2112.01455, eq. 5).
+
+    Args:
+        opacity: of all rays of a step.
+        target: the share, 0 .. 1; beyond it nothing is gained.
+    """
+    return -(1.0 - opacity).mean().clamp(max=target)
+
+
 def weighted_losses(
     config: LossConfig, output: RenderOutput, step: int
 ) -> dict[str, tuple[float, Float[Tensor, ""]]]:
@@ -72,6 +82,9 @@ def weighted_losses(
         found["opacity"] = (weight, opacity_loss(output.opacity))
     if (weight := config.entropy.at(step)) != 0.0:
         found["entropy"] = (weight, entropy_loss(output.opacity))
+    if (weight := config.transmittance.at(step)) != 0.0:
+        target = config.transmittance_target.at(step)
+        found["transmittance"] = (weight, transmittance_loss(output.opacity, target))
     return found
 
 

@@ -143,7 +143,8 @@ class Trainer:
     Args:
         config: the whole experiment.
         device: where scene and rendering are computed.
-        guidance: what pulls; by default the diffusion model's, from `config.guidance` and `config.prompt`.
+        guidance: what pulls; by default the diffusion model's or CLIP's, from `config.guidance`, `config.clip` and
+            `config.prompt`.
         photographs: what pulls instead; by default those of `config.data`, if it names any.
 
     Attributes:
@@ -167,13 +168,14 @@ class Trainer:
         self.generators = make_generators(config.seed)
         self.photographs = photographs or _photographs(config)
         if self.photographs is None and guidance is None:
-            guidance = _diffusion(config, self.device)
+            guidance = _text_guidance(config, self.device)
         self.guidance = guidance
         self.scene = make_scene(config.scene, self.generators["init"]).to(self.device)
         self.renderer = Renderer(self.scene, config.rendering).to(self.device)
         self.optimizer = SceneOptimizer(self.scene, config.optimizer)
         self.watch = CollapseWatch(config.training)
         self.step = self.skipped_steps = 0
+        self.centre = [0.0, 0.0, 0.0]
 
     def train_step(self) -> StepMetrics:
         """Take one optimiser step, or skip it if its gradients are not finite.
@@ -198,6 +200,7 @@ class Trainer:
         taken, gradient_norm = self.optimizer.apply(step)
         watch.lap("optimizer")
 
+        self._track_centre(output, cameras)
         self.step += 1
         self.skipped_steps += not taken
         opacity, ball_opacity = _mean_opacities(output, cameras, self.scene.radius)
@@ -222,11 +225,30 @@ class Trainer:
             cost=_cost(watch),
         )
 
+    @torch.no_grad()
+    def _track_centre(self, output: RenderOutput, cameras: Cameras) -> None:
+        """Follow the middle of what is seen, so that an object that grows to one side stays in the pictures (Dream Fields)."""
+        memory = self.config.cameras.track_centre
+        if not memory or output.samples is None or output.weights is None:
+            return
+        rays_o = cameras.positions[:, None, None, :].expand_as(output.rays_d).reshape(-1, 3)
+        positions = output.samples.positions(rays_o, output.rays_d.reshape(-1, 3))
+        total = output.weights.sum()
+        if total.item() > 1.0:  # less than one opaque pixel says nothing
+            middle = (output.weights[:, None] * positions).sum(dim=0) / total
+            self.centre = [
+                memory * old + (1 - memory) * new
+                for old, new in zip(self.centre, middle.tolist(), strict=True)
+            ]
+
     def _views(self) -> tuple[Cameras, Float[Tensor, "rays 1 1 4"] | None]:
         """Where this step looks from, and what was photographed there, if anything was."""
         generator = self.generators["cameras"]
         if self.photographs is None:
-            return random_cameras(self.config.cameras, generator).to(self.device), None
+            cameras = random_cameras(self.config.cameras, generator)
+            if self.config.cameras.track_centre:
+                cameras.c2w[:, :3, 3] += torch.tensor(self.centre)
+            return cameras.to(self.device), None
         cameras, pixels = self.photographs.draw(generator)
         return cameras.to(self.device), pixels
 
@@ -279,6 +301,7 @@ class Trainer:
             "step": self.step,
             "skipped_steps": self.skipped_steps,
             "watch": self.watch.state_dict(),
+            "centre": self.centre,
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -292,6 +315,7 @@ class Trainer:
             self.optimizer.load_state_dict(_part(tensors, "optimizer"))
             restore_generators(self.generators, _part(tensors, "generator"))
             self.watch.load_state_dict(meta["watch"])
+            self.centre = [float(value) for value in meta.get("centre", self.centre)]
             self.step, self.skipped_steps = int(meta["step"]), int(meta["skipped_steps"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise _does_not_fit(error) from error
@@ -363,12 +387,12 @@ def _check_normals(config: ExperimentConfig) -> None:
     )
 
 
-def _diffusion(config: ExperimentConfig, device: torch.device) -> Guidance:
+def _text_guidance(config: ExperimentConfig, device: torch.device) -> Guidance:
     # diffusers takes seconds to import; whoever brings a guidance need not wait for it.
-    from dreamfusion.guidance.factory import make_guidance
+    from dreamfusion.guidance.clip_guidance import make_text_guidance
 
-    make: Callable[..., Guidance] = make_guidance
-    return make(config.guidance, config.prompt, device)
+    make: Callable[..., Guidance] = make_text_guidance
+    return make(config, device)
 
 
 def _photographs(config: ExperimentConfig) -> Photographs | None:

@@ -89,6 +89,7 @@ def test_config_show_prints_a_config_that_loads(dreamfusion: Call, tmp_path: Pat
 def test_config_show_lists_the_presets(dreamfusion: Call) -> None:
     events = dreamfusion("config", "show").events
     assert [line["name"] for line in events] == [
+        "dream-fields",
         "fast",
         "fit",
         "if",

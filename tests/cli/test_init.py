@@ -81,3 +81,21 @@ def test_a_wrong_start_ends_the_command_before_a_run_is_made(
     answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--init", "nothing")
     assert answer.code == 12 and answer.err.splitlines()[-1].startswith("error: --init nothing is neither")
     assert not list(Path("outputs").glob("0*"))
+
+
+def test_guidance_by_clip_takes_the_papers_preset_and_leaves_the_last_word_to_the_user(
+    dreamfusion: Callable[..., Any], tmp_path: Path
+) -> None:
+    def planned(*words: str) -> Any:
+        answer = dreamfusion("train", "a red duck", "--dry-run", *words)
+        assert answer.code == 0, answer.err
+        (tmp_path / "plan.yaml").write_text(answer.out)
+        return load_config(tmp_path / "plan.yaml")
+
+    clip = planned("--guidance", "clip", "--set", "clip.copies=2")
+    assert clip.clip is not None and (clip.clip.copies, clip.clip.sds_weight.at(0)) == (2, 0.0)
+    assert clip.scene.background.kind == "augmented" and clip.losses.transmittance.at(0) == 0.5
+    fading = "clip.sds_weight={kind: linear, start: 0.0, end: 2.0, steps: 10}"
+    mixed = planned("--guidance", "mixed", "--config", "miniature", "--set", fading)
+    assert mixed.clip is not None and mixed.clip.sds_weight.at(10) == 2.0
+    assert planned("--config", "miniature").clip is None

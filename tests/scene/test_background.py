@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.config import (
+    AugmentedBackgroundConfig,
     EnvironmentBackgroundConfig,
     RandomBackgroundConfig,
     SolidBackgroundConfig,
@@ -71,3 +72,28 @@ def test_same_seed_gives_the_same_weights(config):
     first, second = (make_background(config, torch.Generator().manual_seed(5)) for _ in range(2))
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
+
+
+def test_an_augmented_background_is_one_of_three_and_white_in_pictures() -> None:
+    config = AugmentedBackgroundConfig(blur_std=0.0, squares=4)
+    background = make_background(config, torch.Generator().manual_seed(0))
+    rays_d = torch.nn.functional.normalize(torch.ones(30, 16, 16, 3), dim=-1)
+    textures = background(rays_d, torch.Generator().manual_seed(1))
+    assert textures.shape == rays_d.shape and textures.min() >= 0 and textures.max() <= 1
+    colours = [len(torch.unique(texture.reshape(-1, 3), dim=0)) for texture in textures]
+    boards = [texture for texture, count in zip(textures, colours, strict=True) if count == 2]
+    assert 3 <= len(boards) <= 20
+    # Squares of four pixels, alternating.
+    board = boards[0]
+    assert torch.equal(board[0, 0], board[3, 3]) and torch.equal(board[0, 0], board[4, 4])
+    assert not torch.equal(board[0, 0], board[0, 4])
+    # Of the others, white noise jumps from pixel to pixel, and the Fourier textures do not.
+    jumps = [(t[1:] - t[:-1]).abs().mean().item() for t, c in zip(textures, colours, strict=True) if c > 2]
+    assert min(jumps) < 0.2 < 0.28 < max(jumps)
+    blurred = make_background(AugmentedBackgroundConfig(), torch.Generator())
+    smooth = blurred(rays_d, torch.Generator().manual_seed(1))
+    assert (smooth[:, 1:] - smooth[:, :-1]).abs().mean() < 0.3 * (
+        textures[:, 1:] - textures[:, :-1]
+    ).abs().mean()
+    assert torch.equal(background(rays_d, None), torch.ones_like(rays_d))
+    assert background.parameter_groups() == []

@@ -16,6 +16,7 @@ from dreamfusion.training.losses import (
     opacity_loss,
     orientation_loss,
     total_loss,
+    transmittance_loss,
     weighted_losses,
 )
 
@@ -143,3 +144,17 @@ def test_orientation_uses_each_samples_own_ray(generator: torch.Generator) -> No
     assert loss.item() == pytest.approx((output.weights * cosines**2).sum().item() / 6, rel=1e-5)
     with pytest.raises(ValueError, match="with_normals"):
         weighted_losses(config, rendered(generator, with_normals=False), 0)
+
+
+def test_light_is_wanted_up_to_the_target_and_no_further() -> None:
+    opacity = torch.full((4, 4), 0.7, requires_grad=True)
+    loss = transmittance_loss(opacity, 0.5)
+    assert loss.item() == pytest.approx(-0.3)
+    loss.backward()
+    assert opacity.grad is not None
+    torch.testing.assert_close(opacity.grad, torch.full((4, 4), 1 / 16))
+    clear = torch.full((4, 4), 0.1, requires_grad=True)
+    loss = transmittance_loss(clear, 0.5)
+    assert loss.item() == pytest.approx(-0.5)
+    loss.backward()
+    assert clear.grad is not None and clear.grad.abs().max() == 0

@@ -1,0 +1,181 @@
+"""Dream Fields' pull: a CLIP wants the picture to be like the text (Jain et al., arXiv 2112.01455), alone or beside SDS.
+
+    loss = -mean over views and copies of <CLIP(copy), CLIP(text of the view)>
+
+Each copy is a random square crop of the view. The paper lays every copy over a background of its own; here a view has one (see
+`AugmentedBackground`), and a step of several views has several. The transmittance loss is in `dreamfusion.training.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Generator, Tensor
+from torch.profiler import record_function
+
+from dreamfusion.config import ClipConfig, ExperimentConfig, ViewPromptConfig
+from dreamfusion.errors import ConfigError
+from dreamfusion.guidance.clip import ClipJudge, load_clip
+from dreamfusion.guidance.prompts import ViewPrompts
+
+
+@dataclass(frozen=True)
+class ClipPull:
+    """What one call gives.
+
+    Attributes:
+        loss: differentiable; between -1 and 1 for CLIP alone.
+        gradient_norm: mean over views of the loss' gradient with respect to the picture.
+        timesteps: of score distillation beside it; else none.
+        similarity: mean cosine similarity of copies and texts, -1 .. 1.
+    """
+
+    loss: Float[Tensor, ""]
+    gradient_norm: float
+    timesteps: Int[Tensor, " n"]
+    similarity: float
+
+
+class ClipGuidance:
+    """A frozen CLIP that pulls pictures towards a prompt's text, and towards example pictures where there are some.
+
+    Args:
+        config: the CLIP, copies, crops and example pictures.
+        prompt, view_prompts: what the pictures should show, and the words of each direction.
+        device: where the CLIP runs.
+        clip: one that is loaded already.
+
+    Raises:
+        ModelNotFoundError: there is no such CLIP.
+        PromptError: the prompt is empty.
+        ConfigError: an example picture cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: ClipConfig,
+        prompt: str,
+        view_prompts: ViewPromptConfig,
+        device: torch.device | str = "cpu",
+        clip: ClipJudge | None = None,
+    ) -> None:
+        self.config = config
+        self.prompts = ViewPrompts(prompt, view_prompts)
+        self.clip = clip or load_clip(config.model, device)
+        texts = self.prompts.texts()
+        features = self.clip.text_features(list(texts.values()))
+        pictures = [getattr(config.view_images, view, None) or config.image for view in texts]
+        wanted = [
+            row if picture is None else F.normalize(row + self._example(picture), dim=-1)
+            for row, picture in zip(features, pictures, strict=True)
+        ]
+        self.view_features = torch.stack(wanted)
+
+    def __call__(
+        self,
+        images: Float[Tensor, "b h w 3"],
+        azimuth_deg: Float[Tensor, " b"],
+        elevation_deg: Float[Tensor, " b"],
+        step: int,
+        noise_generator: Generator,
+        timestep_generator: Generator,
+    ) -> ClipPull:
+        """Compare pictures in [0, 1] with their views' texts; crops are drawn from `noise_generator`, on the CPU."""
+        with record_function("guidance.clip"):
+            copies = self._copies(images, noise_generator)
+            weights = self.prompts.weights(azimuth_deg, elevation_deg).to(self.view_features)
+            targets = F.normalize(weights @ self.view_features, dim=-1)
+            features = self.clip.image_features(copies)
+            similarity = (features * targets.repeat(self.config.copies, 1)).sum(dim=-1).mean()
+        loss = -similarity.to(images.device)
+        norm = 0.0
+        if images.requires_grad:
+            (gradient,) = torch.autograd.grad(loss, images, retain_graph=True)
+            norm = gradient.flatten(1).norm(dim=1).mean().item()
+        return ClipPull(loss, norm, torch.empty(0, dtype=torch.int64), similarity.item())
+
+    def _copies(self, images: Float[Tensor, "b h w 3"], generator: Generator) -> Float[Tensor, "n s s 3"]:
+        """`copies` of all views one after the other, each a square crop of a random share of the side, of the CLIP's size."""
+        low, high = self.config.crop
+        height, width = images.shape[1:3]
+        planes, size = images.permute(0, 3, 1, 2), self.clip.image_size
+        found = []
+        for share, down, right in torch.rand(self.config.copies, 3, generator=generator).tolist():
+            side = max(1, round(min(height, width) * (low + (high - low) * share)))
+            top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+            crop = planes[..., top : top + side, left : left + side]
+            found.append(
+                F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+            )
+        return torch.cat(found).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def _example(self, path: str) -> Float[Tensor, " d"]:
+        try:
+            with Image.open(Path(path).expanduser()) as image:
+                pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+        except OSError as error:
+            raise ConfigError(
+                f"the example picture {path} cannot be read", hint="clip.image names a file"
+            ) from error
+        return self.clip.image_features(torch.from_numpy(pixels)[None])[0]
+
+
+class MixedGuidance:
+    """CLIP and score distillation together, each with its own schedule; a part whose weight is 0 at a step is not computed.
+
+    Args:
+        parts: (weight at a step, guidance); their losses are added.
+    """
+
+    def __init__(self, parts: list[tuple[Callable[[int], float], Any]]) -> None:
+        self.parts = parts
+
+    def __call__(
+        self,
+        images: Float[Tensor, "b h w 3"],
+        azimuth_deg: Float[Tensor, " b"],
+        elevation_deg: Float[Tensor, " b"],
+        step: int,
+        noise_generator: Generator,
+        timestep_generator: Generator,
+    ) -> ClipPull:
+        loss, norm, similarity = (images * 0.0).sum(), 0.0, 0.0
+        timesteps = torch.empty(0, dtype=torch.int64)
+        for weight_at, guidance in self.parts:
+            weight = weight_at(step)
+            if weight == 0.0:
+                continue
+            pull = guidance(images, azimuth_deg, elevation_deg, step, noise_generator, timestep_generator)
+            loss, norm = loss + weight * pull.loss, norm + abs(weight) * pull.gradient_norm
+            if isinstance(pull, ClipPull):
+                similarity = pull.similarity
+            else:
+                timesteps = pull.timesteps
+        return ClipPull(loss, norm, timesteps, similarity)
+
+
+def make_text_guidance(config: ExperimentConfig, device: torch.device | str) -> Any:
+    """The guidance that an experiment asks for: a diffusion model's, a CLIP's, or both.
+
+    Raises ModelNotFoundError, ModelUnsupportedError, PromptError and ConfigError.
+    """
+    from dreamfusion.guidance.factory import make_guidance
+
+    if config.clip is None:
+        return make_guidance(config.guidance, config.prompt, device)
+    clip = ClipGuidance(config.clip, config.prompt, config.guidance.view_prompts, device)
+    parts: list[tuple[Callable[[int], float], Any]] = [(config.clip.weight.at, clip)]
+    steps = config.training.steps
+    # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
+    if any(config.clip.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps)):
+        parts.append((config.clip.sds_weight.at, make_guidance(config.guidance, config.prompt, device)))
+    return MixedGuidance(parts)
