@@ -78,8 +78,17 @@ class TextureKind(StrEnum):
 
 class PictureFormat(StrEnum):
     mp4 = "mp4"
+    webm = "webm"
     gif = "gif"
+    webp = "webp"
+    apng = "apng"
     png = "png"
+
+
+class Codec(StrEnum):
+    h264 = "h264"
+    vp9 = "vp9"
+    av1 = "av1"
 
 
 class What(StrEnum):
@@ -376,6 +385,10 @@ def render(
     run: Run = None,
     video: Annotated[bool, typer.Option("--video", help="One turn around the object (the default).")] = False,
     image: Annotated[bool, typer.Option("--image", help="One picture.")] = False,
+    sheet: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="N views around the object on one picture.", show_default=False),
+    ] = None,
     frames: Annotated[int, typer.Option(help="Of the video.")] = 120,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 30.0,
     size: Annotated[int, typer.Option(help="Side in pixels.")] = 512,
@@ -384,7 +397,30 @@ def render(
     distance: Annotated[
         float | None, typer.Option(help="Of the camera; as in training if left out.", show_default=False)
     ] = None,
-    what: Annotated[What, typer.Option(help="What the pixels show.")] = What.rgb,
+    azimuth_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="FROM TO", help="Of the video; a whole turn if left out.", show_default=False),
+    ] = None,
+    elevation_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="FROM TO", help="Of the video; level if left out.", show_default=False),
+    ] = None,
+    what: Annotated[
+        list[What] | None,
+        typer.Option(
+            help="What the pixels show; given again, side by side.  [default: rgb]", show_default=False
+        ),
+    ] = None,
+    transparent: Annotated[
+        bool, typer.Option("--transparent", help="No background: png, webp or apng with alpha.")
+    ] = False,
+    depth_16bit: Annotated[
+        bool, typer.Option("--depth-16bit", help="Depth in thousandths of a unit, as a png of 16 bits.")
+    ] = False,
+    poster: Annotated[bool, typer.Option("--poster", help="Also write the video's first frame.")] = False,
+    codec: Annotated[
+        Codec | None, typer.Option(help="Of mp4 (h264) and webm (vp9).", show_default=False)
+    ] = None,
     format: Annotated[
         PictureFormat | None,
         typer.Option(
@@ -395,16 +431,34 @@ def render(
     runs: Runs = _RUNS,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Render RUN's object as a turntable video or a picture."""
+    """Render RUN's object as a turntable video, a picture or a sheet of views."""
     from dreamfusion.commands.render import RenderRequest, render
 
-    if video and image:
-        raise typer.BadParameter("choose one of --video and --image")
+    if video + image + (sheet is not None) > 1:
+        raise typer.BadParameter("choose one of --video, --image and --sheet")
     chosen = None if format is None else format.value
-    if image and chosen not in (None, "png"):
-        raise typer.BadParameter("a picture is a png", param_hint="'--format'")
+    if (image or sheet is not None) and chosen not in (None, "png", "webp"):
+        raise typer.BadParameter("a picture is a png or webp", param_hint="'--format'")
     request = RenderRequest(
-        run, runs, image, frames, fps, size, azimuth_deg, elevation_deg, distance, what.value, chosen, output
+        reference=run,
+        runs=runs,
+        kind="image" if image else "video" if sheet is None else "sheet",
+        views=sheet if sheet is not None else 1,
+        frames=frames,
+        fps=fps,
+        size=size,
+        azimuth_deg=azimuth_deg,
+        elevation_deg=elevation_deg,
+        azimuth_range_deg=azimuth_range,
+        elevation_range_deg=elevation_range,
+        distance=distance,
+        what=tuple(kind.value for kind in what or [What.rgb]),
+        transparent=transparent,
+        depth_16bit=depth_16bit,
+        poster=poster,
+        codec=None if codec is None else codec.value,
+        format=chosen,
+        output=output,
     )
     render(request, device.value)
 

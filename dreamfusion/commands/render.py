@@ -1,31 +1,56 @@
-"""`dreamfusion render`: a run's object as a turntable video or a picture."""
+"""`dreamfusion render`: a run's object as a video, a picture or a sheet of views."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run, load_view, output_path
 from dreamfusion.errors import ConfigError
 from dreamfusion.progress import Bar, result
 
+if TYPE_CHECKING:
+    from dreamfusion.rendering.renderer import Renderer
+
 SIZES = (16, 4096)
+PICTURES = ("png", "jpg", "jpeg", "webp")
+VIDEOS = ("mp4", "webm", "gif", "webp", "apng", "png")
+WITH_ALPHA = ("png", "webp", "apng")
+MAX_SHEET = 64
 
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """What the user asked for; see `dreamfusion render --help`."""
+    """What the user asked for; see `dreamfusion render --help`.
+
+    Attributes:
+        kind: `video`, `image` or `sheet`.
+        views: of the sheet.
+        azimuth_range_deg, elevation_range_deg: of the video; None is a whole turn at `elevation_deg`.
+        what: one or more, side by side.
+        depth_16bit: thousandths of a world unit instead of a picture for people.
+        poster: also write the video's first frame.
+    """
 
     reference: str | None
     runs: Path
-    image: bool
+    kind: str
+    views: int
     frames: int
     fps: float
     size: int
     azimuth_deg: float
     elevation_deg: float
+    azimuth_range_deg: tuple[float, float] | None
+    elevation_range_deg: tuple[float, float] | None
     distance: float | None
-    what: str
+    what: tuple[str, ...]
+    transparent: bool
+    depth_16bit: bool
+    poster: bool
+    codec: str | None
     format: str | None
     output: Path | None
 
@@ -39,84 +64,117 @@ def render(request: RenderRequest, device: str) -> None:
     _check(request)
     run = find_run(request.reference, request.runs)
     config = run.config()
-    if request.what == "normal" and config.scene.normals.kind == "none":
+    if "normal" in request.what and config.scene.normals.kind == "none":
         raise ConfigError(
             f"{run.path} has no normals", got="scene.normals.kind none", hint="render rgb, depth or opacity"
         )
-    name, default = ("picture", "png") if request.image else ("turntable", "mp4")
-    name = name if request.what == "rgb" else f"{name}-{request.what}"
+    name = {"image": "picture", "sheet": "sheet", "video": "turntable"}[request.kind]
+    name = name if request.what == ("rgb",) else f"{name}-{'-'.join(request.what)}"
+    default = "mp4" if request.kind == "video" else "png"
+    if request.kind == "video" and request.transparent:
+        default = "webp"
     path = output_path(request.output, run, name, request.format, default)
     chosen = _format(request, path)
     renderer, meta = load_view(run, device)
     distance = request.distance if request.distance is not None else config.cameras.distance[1]
-    fovy_deg = sum(config.cameras.fovy_deg) / 2
-    if request.image:
-        path = _write_image(request, path, chosen, renderer, distance, fovy_deg)
-    else:
-        path = _write_video(request, path, chosen, renderer, distance, fovy_deg)
-    what = f"{request.size} x {request.size} px" + ("" if request.image else f", {request.frames} frames")
+    view = {"size": request.size, "distance": distance, "fovy_deg": sum(config.cameras.fovy_deg) / 2}
+    write = _write_video if request.kind == "video" else _write_picture
+    path = write(request, path, chosen, renderer, view)
+    frames = request.frames if request.kind == "video" else 1
+    told = f", {frames} frames" if request.kind == "video" else ""
     result(
-        f"{path}  {what}",
-        event="picture" if request.image else "video",
+        f"{path}  {request.size} x {request.size} px{told}",
+        event="picture" if request.kind == "image" else request.kind,
         path=path,
         run=run.path,
         step=meta["step"],
-        what=request.what,
+        what="+".join(request.what),
         size=request.size,
-        frames=1 if request.image else request.frames,
+        frames=frames,
     )
 
 
-def _write_image(
-    request: RenderRequest, path: Path, format: str, renderer: object, distance: float, fovy_deg: float
+def _write_picture(
+    request: RenderRequest, path: Path, format: str, renderer: Renderer, view: dict[str, Any]
 ) -> Path:
-    from dreamfusion.assets.images import write_image
-    from dreamfusion.assets.video import still
+    from dreamfusion.assets.images import contact_sheet, write_image
+    from dreamfusion.assets.video import depth_still, still, turntable
 
-    picture = still(
-        renderer,  # pyright: ignore[reportArgumentType]
-        size=request.size,
-        azimuth_deg=request.azimuth_deg,
-        elevation_deg=request.elevation_deg,
-        distance=distance,
-        fovy_deg=fovy_deg,
-        what=request.what,
-    )
-    return write_image(picture, path, format)
+    place = {"azimuth_deg": request.azimuth_deg, "elevation_deg": request.elevation_deg}
+    if request.depth_16bit:
+        return write_image(depth_still(renderer, **place, **view), path, format)
+    looks = {"what": request.what, "transparent": request.transparent}
+    if request.kind == "image":
+        return write_image(still(renderer, **place, **view, **looks), path, format)
+    import numpy as np
+
+    with Bar("rendering the views", unit="view") as bar:
+        frames = turntable(
+            renderer,
+            frames=request.views,
+            elevation_deg=request.elevation_deg,
+            progress=bar,
+            **view,
+            **looks,
+        )
+        pictures = np.stack(list(frames))
+    return write_image(contact_sheet(pictures, columns=math.ceil(math.sqrt(request.views))), path, format)
 
 
 def _write_video(
-    request: RenderRequest, path: Path, format: str, renderer: object, distance: float, fovy_deg: float
+    request: RenderRequest, path: Path, format: str, renderer: Renderer, view: dict[str, Any]
 ) -> Path:
+    from dreamfusion.assets.images import write_image
     from dreamfusion.assets.video import turntable, write_video
 
-    with Bar(f"rendering {request.what}", unit="frame") as bar:
+    with Bar(f"rendering {' and '.join(request.what)}", unit="frame") as bar:
         frames = turntable(
-            renderer,  # pyright: ignore[reportArgumentType]
+            renderer,
             frames=request.frames,
-            size=request.size,
-            elevation_deg=request.elevation_deg,
-            distance=distance,
-            fovy_deg=fovy_deg,
+            azimuth_deg=request.azimuth_range_deg or (0.0, 360.0),
+            elevation_deg=request.elevation_range_deg or request.elevation_deg,
             what=request.what,
+            transparent=request.transparent,
             progress=bar,
+            **view,
         )
-        return write_video(frames, path, request.fps, format)
+        kept: list[Any] = []
+
+        def noting_the_first() -> Any:
+            for frame in frames:
+                kept[:] = kept or [frame]
+                yield frame
+
+        path = write_video(noting_the_first(), path, request.fps, format, request.codec)
+    if request.poster:
+        write_image(kept[0], path.with_name(f"{path.stem}-poster.png"))
+    return path
 
 
 def _check(request: RenderRequest) -> None:
+    elevations = [request.elevation_deg, *(request.elevation_range_deg or ())]
+    azimuths = [request.azimuth_deg, *(request.azimuth_range_deg or ())]
     checks = [
         ("--frames", request.frames >= 1, "1 or more", request.frames),
         ("--fps", 0 < request.fps <= 240, "above 0 and up to 240", request.fps),
+        ("--sheet", 1 <= request.views <= MAX_SHEET, f"1 to {MAX_SHEET} views", request.views),
         ("--size", SIZES[0] <= request.size <= SIZES[1], f"{SIZES[0]} to {SIZES[1]} pixels", request.size),
-        ("--elevation-deg", -90 <= request.elevation_deg <= 90, "-90 to 90", request.elevation_deg),
+        *(("--elevation-deg", -90 <= value <= 90, "-90 to 90", value) for value in elevations),
+        *(("--azimuth-deg", math.isfinite(value), "a number", value) for value in azimuths),
         (
             "--distance",
             request.distance is None or request.distance > 0,
             "a number above 0",
             request.distance,
         ),
-    ]
+        (
+            "--depth-16bit",
+            not request.depth_16bit or (request.kind == "image" and request.what == ("depth",)),
+            "--image --what depth",
+            f"{request.kind} of {'+'.join(request.what)}",
+        ),
+        ("--transparent", not (request.transparent and request.kind == "sheet"), "a picture or a video", "a sheet"),
+    ]  # fmt: skip
     for option, good, expected, got in checks:
         if not good:
             raise ConfigError(option, expected=expected, got=str(got))
@@ -125,6 +183,13 @@ def _check(request: RenderRequest) -> None:
 def _format(request: RenderRequest, path: Path) -> str:
     from dreamfusion.assets.files import choose_format
 
-    if request.image:
-        return choose_format(path, request.format, ("png", "jpg", "jpeg"))
-    return choose_format(path, request.format, ("mp4", "gif", "png"))
+    chosen = choose_format(path, request.format, VIDEOS if request.kind == "video" else PICTURES)
+    if request.transparent and chosen not in WITH_ALPHA:
+        raise ConfigError("--transparent", expected="one of " + ", ".join(WITH_ALPHA), got=chosen)
+    if request.depth_16bit and chosen != "png":
+        raise ConfigError("--depth-16bit", expected="png", got=chosen)
+    if request.kind == "video":
+        from dreamfusion.assets.video import check_codec
+
+        check_codec(request.codec, chosen)
+    return chosen

@@ -202,7 +202,7 @@ def test_a_video_cut_short_is_an_error_and_no_file(tmp_path, monkeypatch):
 
 
 def test_unknown_formats_and_speeds_are_refused(tmp_path):
-    with pytest.raises(OutputError, match="mp4, gif, png"):
+    with pytest.raises(OutputError, match="mp4, webm, gif, webp, apng, png"):
         write_video(moving_bars(1, 32, 32), tmp_path / "turn.avi")
     with pytest.raises(ConfigError, match="frames a second"):
         write_video(moving_bars(1, 32, 32), tmp_path / "turn.mp4", fps=0)
@@ -224,3 +224,91 @@ def test_write_image_is_exact_and_atomic(tmp_path):
         write_image(image, tmp_path / "still.tiff")
     with pytest.raises(OutputError, match="cannot write"):
         write_image(image, tmp_path / "a" / "still.png" / "b.png")
+
+
+# ----------------------------------------------------------------------------- sweeps, alpha, and further formats
+
+
+def azimuths(toys, monkeypatch, **options) -> tuple[list[float], list[float]]:
+    seen = []
+    monkeypatch.setattr(video, "_rendered", lambda renderer, cameras, *rest: seen.append(cameras) or iter([]))
+    list(turntable(toys.SlowRenderer(toys.head()), size=16, **VIEW, **options))
+    return seen[0].azimuth_deg.tolist(), seen[0].elevation_deg.tolist()
+
+
+def test_sweeps_reach_their_ends_and_whole_turns_loop(toys, monkeypatch):
+    around, level = azimuths(toys, monkeypatch, frames=4)
+    assert around == pytest.approx([0, 90, -180, -90]) and level == [15.0] * 4
+    around, level = azimuths(toys, monkeypatch, frames=3, azimuth_deg=(-30, 30), elevation_deg=(0, 60))
+    assert around == pytest.approx([-30, 0, 30], abs=1e-4) and level == pytest.approx([0, 30, 60])
+    # A turn that climbs does not come back to where it began.
+    around, level = azimuths(toys, monkeypatch, frames=3, elevation_deg=(0, 60))
+    assert level == pytest.approx([0, 30, 60])
+    assert azimuths(toys, monkeypatch, frames=1)[0] == [0.0]
+
+
+def test_several_kinds_stand_side_by_side(toys):
+    renderer = toys.SlowRenderer(toys.head())
+    pair = still(renderer, size=24, what=("rgb", "opacity"), **VIEW)
+    assert pair.shape == (24, 48, 3)
+    assert np.array_equal(pair[:, :24], still(renderer, size=24, **VIEW))
+    assert np.array_equal(pair[:, 24:], still(renderer, size=24, what="opacity", **VIEW))
+
+
+@pytest.mark.parametrize("what", ["rgb", "normal", "depth", "opacity"])
+def test_without_a_background_the_colours_are_the_objects_own(toys, what):
+    renderer = toys.SlowRenderer(toys.head())
+    clear = still(renderer, size=32, what=what, transparent=True, **VIEW).astype(float)
+    solid = still(renderer, size=32, what=what, **VIEW).astype(float)
+    alpha = clear[..., 3:] / 255
+    assert clear.shape == (32, 32, 4) and alpha.min() == 0 and alpha.max() > 0.99
+    # Laid over the background that the plain picture has, it is the plain picture.
+    background = 255 if what in ("rgb", "normal") else 0
+    assert np.abs(clear[..., :3] * alpha + background * (1 - alpha) - solid).max() <= 2
+
+
+def test_depth_of_16_bits_is_in_thousandths_of_a_unit(toys, tmp_path):
+    renderer = toys.SlowRenderer(toys.Solid(toys.ball(0.5), sharpness=400, peak=1000))
+    depth = video.depth_still(renderer, size=33, elevation_deg=0.0, **VIEW)
+    assert depth.dtype == np.uint16
+    # The ball's front is at 3 - 0.5 in the middle of the picture; nothing is seen in its corner.
+    assert depth[16, 16] == pytest.approx(2500, abs=20) and depth[0, 0] == 0
+    again = Image.open(write_image(depth, tmp_path / "depth.png"))
+    assert again.mode.startswith("I;16") and np.array_equal(np.asarray(again), depth)
+
+
+@pytest.mark.parametrize("format", ["webp", "apng"])
+def test_moving_pictures_keep_every_pixel_and_their_alpha(tmp_path, format):
+    frames = [np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)]) for frame in moving_bars(4, 20, 24)]
+    for index, frame in enumerate(frames):
+        frame[: index + 1, :, 3] = 0
+    path = write_video(frames, tmp_path / f"a.{format}", fps=20)
+    with Image.open(path) as again:
+        assert again.n_frames == 4
+        for index, frame in enumerate(frames):
+            again.seek(index)
+            shown = np.asarray(again.convert("RGBA"))
+            assert again.info["duration"] == 50
+            assert np.array_equal(shown[..., 3], frame[..., 3])
+            assert np.array_equal(shown[shown[..., 3] > 0], frame[frame[..., 3] > 0])
+
+
+@pytest.mark.parametrize(("name", "codec", "word"), [
+    ("a.mp4", None, "h264"), ("a.mp4", "vp9", "vp9"), ("a.mp4", "av1", "av1"), ("a.webm", None, "vp9"), ("a.webm", "av1", "av1"),
+])  # fmt: skip
+def test_the_codec_is_the_one_asked_for_and_the_film_the_same(tmp_path, name, codec, word):
+    frames = moving_bars(6, 64, 96)
+    path = write_video(frames, tmp_path / name, codec=codec)
+    told = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", path], capture_output=True, text=True
+    ).stderr
+    assert f"Video: {word}" in told and "yuv420p" in told and "bt709" in told
+    found = decoded(path, 64, 96).astype(float)
+    assert len(found) == 6 and np.abs(found - np.stack(frames)).mean() < 6
+
+
+def test_a_codec_that_the_format_does_not_take_is_refused(tmp_path):
+    for format, codec in (("webm", "h264"), ("gif", "vp9"), ("mp4", "theora")):
+        with pytest.raises(ConfigError, match=f"codec of {format}"):
+            write_video(moving_bars(2, 16, 16), tmp_path / f"a.{format}", codec=codec)
+    assert list(tmp_path.iterdir()) == []

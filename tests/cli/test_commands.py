@@ -255,6 +255,11 @@ def test_render_writes_each_kind(dreamfusion: Call, run_with_checkpoint: RunDire
         (["--video", "--what", "depth", "--format", "gif"], "turntable-depth.gif"),
         (["--what", "normal", "--format", "png"], "turntable-normal"),
         (["--image", "--what", "opacity"], "picture-opacity.png"),
+        (["--image", "--what", "rgb", "--what", "normal"], "picture-rgb-normal.png"),
+        (["--image", "--what", "depth", "--depth-16bit"], "picture-depth.png"),
+        (["--transparent", "--azimuth-range", "0", "90"], "turntable.webp"),
+        (["--format", "webm", "--codec", "vp9", "--poster"], "turntable.webm"),
+        (["--sheet", "5"], "sheet.png"),
     ]:
         answer = dreamfusion("render", *small, *words)
         assert answer.code == 0, answer.err

@@ -210,6 +210,7 @@ class TestLooking:
         ["render", "--fps", "0"],
         ["render", "--size", "1"],
         ["render", "--elevation-deg", "91"],
+        ["render", "--sheet", "0"],
         ["render", "--distance", "0"],
     ],
 )
@@ -242,6 +243,23 @@ def test_too_little_memory_says_what_to_lower(
 
 
 @pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--transparent", "--format", "mp4"], ["--transparent", "got mp4"]),
+        (["--codec", "h264", "--format", "webm"], ["codec of webm", "vp9 or av1"]),
+        (["--codec", "vp9", "--format", "gif"], ["codec of gif", "none"]),
+        (["--depth-16bit", "--what", "depth"], ["--depth-16bit", "--image --what depth"]),
+        (["--transparent", "--sheet", "4"], ["--transparent", "a sheet"]),
+        (["--elevation-range", "0", "95"], ["--elevation-deg", "got 95"]),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_the_work(
+    dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str], parts: list[str]
+) -> None:
+    told(dreamfusion("render", *words), 11, *parts)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["--texture", "atlas", "--format", "ply"],
@@ -271,6 +289,7 @@ def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoin
         ["export", "--threshold", "high"],
         ["export", "--format", "fbx"],
         ["render", "--video", "--image"],
+        ["render", "--sheet", "4", "--image"],
         ["render", "--image", "--format", "gif"],
         ["sample", "a duck", "--count", "0"],
         ["conjure"],
