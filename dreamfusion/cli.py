@@ -167,6 +167,12 @@ def train(
             metavar="NAME|PATH|HUB-ID", help="Frozen model that guides the scene.", show_default=False
         ),
     ] = None,
+    vram: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB", help="GPU memory to plan for; what is free if left out.", show_default=False
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -202,6 +208,7 @@ def train(
         "training.steps": steps,
         "device": None if device is None else device.value,
         "guidance.model": model,
+        "vram_gb": vram,
         "guidance.loras": _pairs(lora, "file", "weight"),
         "guidance.embeddings": _pairs(embedding, "file", "word"),
         "init": init,

@@ -268,6 +268,11 @@ class RenderingConfig(_Strict):
     samples_per_ray: int = Field(
         default=64, ge=2, le=4096, description="steps along a ray through the ball's diameter"
     )
+    field_chunk: int | None = Field(
+        default=None,
+        ge=1024,
+        description="samples of the field at once in training; None: all, which is fastest",
+    )
     termination: Fraction = Field(default=1e-3, description="transmittance below which a ray is ended")
     occupancy: OccupancyConfig = OccupancyConfig()
     shading: ShadingConfig = ShadingConfig()
@@ -415,6 +420,10 @@ class GuidanceConfig(_Strict):
         default=None, ge=8, description="side the render is scaled to; None: the model's own"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    slices: bool = Field(
+        default=False,
+        description="one UNet row at a time, autoencoder computed again on the way back: less memory",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> GuidanceConfig:
@@ -506,6 +515,9 @@ class ExperimentConfig(_Strict):
     prompt: str = ""
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    vram_gb: float | None = Field(
+        default=None, gt=0.0, description="GiB that a run is planned for; None: what is free on the device"
+    )
     scene: SceneConfig = SceneConfig()
     rendering: RenderingConfig = RenderingConfig()
     cameras: CameraConfig = CameraConfig()

@@ -12,7 +12,7 @@
     ├── OutputError                 18   the output cannot be written
     ├── NoSurfaceError              19   nothing crosses the density threshold
     ├── CollapseError               20   the scene went empty or solid, or its gradients are not finite
-    ├── OutOfMemoryError            21   an asset needs more memory than there is
+    ├── OutOfMemoryError            21   a step or an asset needs more memory than there is
     ├── DatasetError                22   posed pictures that cannot be read, or cannot be learnt from
     └── MeshError                   23   a mesh that was given cannot be read, or has no inside
 

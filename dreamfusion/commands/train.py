@@ -69,6 +69,7 @@ def train(request: TrainRequest) -> None:
     from dreamfusion.doctor import choose_device
 
     device = choose_device(config.device)
+    config = _planned(config, device)
     if request.dry_run:
         print_plan(config, device)
         if request.probe:
@@ -175,6 +176,39 @@ def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:
     rows.append(("# all", "", f"{sum(value.numel() for value in scene.parameters()):,}"))
     print_table(rows)
     _print_cost(config, device)
+
+
+def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:
+    """The config as it fits into the memory that is there, or that `--vram` names; says what is given up for it.
+
+    Raises:
+        OutOfMemoryError: it cannot be made to fit.
+    """
+    if config.vram_gb is None and device != "cuda":
+        return config
+    from dreamfusion.guidance.models import find_model
+
+    model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
+    if model.directory is None:  # its settings come with the download
+        notice(f"memory is not planned before {model.name} is here: dreamfusion models download {model.name}")
+        return config
+    import torch
+
+    from dreamfusion.guidance.costs import guidance_cost, native_image_size
+    from dreamfusion.training.memory import available_bytes, plan
+
+    directory = model.directory
+    free = available_bytes(torch.device(device)) if config.vram_gb is None else config.vram_gb * 2**30
+
+    def needed(tried: ExperimentConfig) -> int:
+        return guidance_cost(tried.guidance, directory, tried.cameras.views_per_step, device).memory_bytes
+
+    size = config.guidance.image_size or native_image_size(directory)
+    planned, given_up = plan(config, size, int(free or 0), needed)
+    notice(f"memory: {needed(planned) / 2**30:.1f} GiB expected of {(free or 0) / 2**30:.1f}")
+    for text in given_up:
+        notice(f"memory: {text}")
+    return planned
 
 
 def _print_cost(config: ExperimentConfig, device: str) -> None:

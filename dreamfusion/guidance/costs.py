@@ -102,8 +102,23 @@ def guidance_cost(
     rows = rows_of_step(config, views)
     live, counter = _LiveBytes(), FlopCounterMode(display=False)
     with counter, live:
-        repeated = _one_step(family, unet, vae, rows, views, config.image_size, counter)
+        if config.slices:
+            calls = [1] * sum(rows)
+            if vae is not None:
+                vae.enable_gradient_checkpointing()
+        else:
+            calls = rows
+        repeated = _one_step(family, unet, vae, calls, views, config.image_size, counter)
     return GuidanceCost(sum(rows), counter.get_total_flops() + repeated, weights, weights + live.peak)
+
+
+def native_image_size(directory: Path) -> int:
+    """Side of the model's own images in pixels, from its settings."""
+    side = read_json(directory / "unet" / "config.json").get("sample_size") or 64
+    side = side if isinstance(side, int) else max(side)
+    if check_supported(directory) == "deepfloyd-if":
+        return side
+    return side * 2 ** (len(read_json(directory / "vae" / "config.json").get("block_out_channels", [64])) - 1)
 
 
 def _on_meta(directory: Path, component: str, dtype: torch.dtype) -> Any:

@@ -74,6 +74,7 @@ class DiffusionGuidance(ABC):
 
     family: Family = "stable-diffusion"
     pixels = False
+    vae: Any = None
 
     def __init__(self, config: GuidanceConfig, prompt: str, device: torch.device, directory: Path) -> None:
         self.config, self.device, self.directory = config, device, directory
@@ -86,8 +87,16 @@ class DiffusionGuidance(ABC):
         if config.loras:
             merge_loras_into_unet(self.unet, config.loras, self.family)
         self._load_autoencoder()
-        self.image_size = self._image_size()
+        self.reconfigure(config)
         self._encode_prompts()
+
+    def reconfigure(self, config: GuidanceConfig) -> None:
+        """Go on with other settings; those of the model and its texts must be the same."""
+        self.config = config
+        self.image_size = self._image_size()
+        if self.vae is not None:
+            switch = self.vae.enable_gradient_checkpointing if config.slices else None
+            (switch or self.vae.disable_gradient_checkpointing)()
 
     # ------------------------------------------------------------------------------- what a family fills in
 
@@ -215,6 +224,9 @@ class DiffusionGuidance(ABC):
         embeddings: TextEmbeddings,
     ) -> Float[Tensor, "b c h w"]:
         """The UNet's raw output in float32, without guidance, a learned variance, or any conversion to epsilon."""
+        if self.config.slices and len(noisy_latents) > 1:
+            rows = (slice(index, index + 1) for index in range(len(noisy_latents)))
+            return torch.cat([self.denoise(noisy_latents[r], timesteps[r], embeddings[r]) for r in rows])
         noisy = noisy_latents.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         output = self.unet(
             noisy,

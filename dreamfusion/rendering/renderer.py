@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
 
 from dreamfusion.cameras import Cameras
 from dreamfusion.config import RenderingConfig
@@ -17,6 +18,7 @@ from dreamfusion.rendering.marching import PackedSamples, march
 from dreamfusion.rendering.occupancy import OccupancyGrid
 from dreamfusion.rendering.shading import ALBEDO, ShadingSample, shade
 from dreamfusion.rendering.visibility import find_visible
+from dreamfusion.scene.fields import FieldOutput
 from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import Scene
 
@@ -186,10 +188,18 @@ class Renderer(nn.Module):
         """Everything that may be there, with gradients."""
         samples = self._march(rays, generator, self.config.termination)
         positions = samples.positions(rays.origins, rays.directions)
-        found = self.scene.field(positions)
+        found = self._query(positions)
         weights = composite(found.sigmas, samples).weights
         seen = self._summed(rays, samples, positions, found.albedo, weights, shading, with_normals)
         return replace(seen, samples=samples, weights=weights, sigmas=found.sigmas)
+
+    def _query(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
+        """The field at the samples; in chunks that are computed again on the way back, if the config says so."""
+        chunk = self.config.field_chunk
+        if chunk is None or len(positions) <= chunk:
+            return self.scene.field(positions)
+        parts = [checkpoint(self.scene.field, part, use_reentrant=False) for part in positions.split(chunk)]
+        return FieldOutput(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(FieldOutput)))
 
     def _look(self, rays: _Rays, shading: ShadingSample, with_normals: bool) -> _Seen:
         """What can be seen, without gradients."""

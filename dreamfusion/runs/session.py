@@ -152,6 +152,8 @@ class _Session:
         settings = self.config.training
         while trainer.step < settings.steps and not stop():
             told = trainer.train_step()
+            while trainer.notices:
+                self._notice(trainer.notices.pop(0))
             metrics.write(told.as_dict())
             if told.skipped:
                 _log.warning("step %d skipped: a gradient was not finite", told.step)

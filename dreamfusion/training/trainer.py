@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from dreamfusion.cameras import Cameras, random_cameras
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import CheckpointCorruptError, ConfigError
+from dreamfusion.errors import CheckpointCorruptError, ConfigError, OutOfMemoryError
 from dreamfusion.rendering.rays import intersect_ball
 from dreamfusion.rendering.renderer import Renderer, RenderOutput
 from dreamfusion.rendering.shading import ShadingSample, sample_shading
@@ -26,6 +26,7 @@ from dreamfusion.scene.scene import make_scene
 from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
 from dreamfusion.training.losses import total_loss, weighted_losses
+from dreamfusion.training.memory import is_out_of_memory, release, rungs
 from dreamfusion.training.optimizer import SceneOptimizer
 from dreamfusion.training.photographs import Photographs, PhotometricPull
 from dreamfusion.training.previews import png_bytes, preview_cameras, preview_strip
@@ -174,15 +175,49 @@ class Trainer:
         self.renderer = Renderer(self.scene, config.rendering).to(self.device)
         self.optimizer = SceneOptimizer(self.scene, config.optimizer)
         self.watch = CollapseWatch(config.training)
+        self.notices: list[str] = []
         self.step = self.skipped_steps = 0
         self.centre = [0.0, 0.0, 0.0]
 
     def train_step(self) -> StepMetrics:
         """Take one optimiser step, or skip it if its gradients are not finite.
 
+        Where memory runs out, something is given up (`dreamfusion.training.memory`), said in `notices`, and the step is
+        taken again with the same draws.
+
         Raises:
             CollapseError: the scene can no longer become an object; the step counts as done.
+            OutOfMemoryError: there is nothing left to give up.
         """
+        while True:
+            states = generator_states(self.generators)
+            try:
+                return self._train_step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here, not in the handler: there the error still holds the step's tensors.
+            self.optimizer.zero_grad()
+            release(self.device)
+            restore_generators(self.generators, states)
+            self._give_up_something()
+
+    def _give_up_something(self) -> None:
+        size = getattr(self.guidance, "image_size", None)
+        step = next(rungs(self.config, size), None)
+        if step is None:
+            raise OutOfMemoryError(
+                f"out of memory at step {self.step}, and nothing is left to give up",
+                hint="take a smaller model or a smaller cameras.resolution, then `dreamfusion resume`",
+            )
+        text, self.config = step
+        self.renderer.config = self.config.rendering
+        if size is not None and self.guidance is not None:
+            reconfigure: Callable[..., None] = self.guidance.reconfigure  # pyright: ignore[reportAttributeAccessIssue]
+            reconfigure(self.config.guidance)
+        self.notices.append(f"out of memory at step {self.step}: going on with {text}")
+
+    def _train_step(self) -> StepMetrics:
         step, generators = self.step, self.generators
         watch = _Stopwatch(self.device)
         cameras, pixels = self._views()

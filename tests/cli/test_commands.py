@@ -357,3 +357,11 @@ def test_the_probe_takes_ten_steps(
     )
     assert answer.code == 0, answer.err
     assert len(steps) == 10 and "# probe: " in answer.out and "steps/s on cpu" in answer.out
+
+
+def test_a_run_is_planned_for_the_memory_that_is_named(dreamfusion: Call, husk: Path) -> None:
+    words = ["train", "a duck", "--config", "miniature", "--model", husk, "--dry-run", "--vram"]
+    answer = dreamfusion(*words, "8")
+    assert answer.code == 0 and "GiB expected of 8.0" in answer.err and "slices" not in answer.err
+    answer = dreamfusion(*words, "0.5")
+    assert answer.code == 21 and "the model does not fit into the device's memory" in answer.err

@@ -1,0 +1,140 @@
+"""The ladder: what is given up when memory runs out, and that the upper rungs change nothing but the memory."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import OutOfMemoryError
+from dreamfusion.guidance.costs import guidance_cost
+from dreamfusion.training.memory import is_out_of_memory, plan, rungs
+from dreamfusion.training.trainer import Trainer
+
+_BUILDERS = Path(__file__).parents[1] / "guidance" / "conftest.py"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tiny-sd")
+    return runpy.run_path(str(_BUILDERS))["save_tiny_stable_diffusion"](directory, "sd1")
+
+
+@pytest.fixture
+def config(model: Path, make_config: Callable[..., ExperimentConfig]) -> ExperimentConfig:
+    return make_config(
+        guidance={"model": str(model), "guidance_scale": 7.5, "dtype": "float32", "image_size": 128},
+        cameras={"resolution": 24, "views_per_step": 2},
+    )
+
+
+def parameters_after(config: ExperimentConfig, steps: int = 3) -> torch.Tensor:
+    trainer = Trainer(config)
+    for _ in range(steps):
+        trainer.train_step()
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.scene.parameters()])
+
+
+def test_the_first_two_rungs_change_nothing_but_the_memory(config: ExperimentConfig) -> None:
+    lower = list(rungs(config, 128))
+    # Chunks as small as the config allows, so that there are several.
+    rendering = lower[1][1].rendering.model_copy(update={"field_chunk": 1024})
+    sliced = lower[1][1].model_copy(update={"rendering": rendering})
+    assert sliced.guidance.slices
+    torch.testing.assert_close(parameters_after(sliced), parameters_after(config), rtol=1e-3, atol=1e-5)
+
+
+def test_slices_keep_less(config: ExperimentConfig, model: Path) -> None:
+    whole = guidance_cost(config.guidance, model, 2)
+    sliced = guidance_cost(config.guidance.model_copy(update={"slices": True}), model, 2)
+    assert sliced.peak_bytes < 0.8 * whole.peak_bytes
+    assert sliced.unet_rows == whole.unet_rows
+
+
+def test_the_order_of_the_rungs(config: ExperimentConfig) -> None:
+    texts = [text for text, _ in rungs(config, 512)]
+    assert [text.split(" for ")[0] for text in texts] == [
+        "the field in chunks of 65,536 samples",
+        "the guidance in slices",
+        "one view a step",
+        "pictures of 384",
+        "pictures of 256",
+    ]
+    *_, (_, last) = rungs(config, 512)
+    assert (last.guidance.image_size, last.cameras.views_per_step) == (256, 1)
+    assert list(rungs(last, None)) == []
+
+
+def failing(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, times: int, error: Exception) -> list[int]:
+    """Let the guidance fail `times` times after its draws, as a device does that runs out of memory in the UNet."""
+    guidance: Any = trainer.guidance
+    left, denoise = [times], guidance.denoise
+
+    def exhausted(*arguments: Any) -> torch.Tensor:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return denoise(*arguments)
+
+    monkeypatch.setattr(guidance, "denoise", exhausted)
+    return left
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_a_step_that_runs_out_goes_on_lower_with_the_same_draws(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    trainer, undisturbed = Trainer(config), Trainer(config)
+    failing(trainer, monkeypatch, 2, error)
+    told, expected = trainer.train_step(), undisturbed.train_step()
+    assert trainer.notices == [
+        "out of memory at step 0: going on with the field in chunks of 65,536 samples",
+        "out of memory at step 0: going on with the guidance in slices",
+    ]
+    assert trainer.config.guidance.slices and trainer.renderer.config.field_chunk == 65_536
+    assert told.timesteps == expected.timesteps
+    assert told.sds_gradient_norm == pytest.approx(expected.sds_gradient_norm, rel=1e-3)
+    assert trainer.train_step().step == 2 and len(trainer.notices) == 2
+
+
+def test_the_bottom_of_the_ladder_is_one_clear_line(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(config)
+    failing(trainer, monkeypatch, 100, torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(OutOfMemoryError, match=r"at step 0, and nothing is left to give up.*smaller model"):
+        trainer.train_step()
+    assert trainer.notices[-1].endswith("pictures of 64 for the guidance")
+    guidance: Any = trainer.guidance
+    assert guidance.image_size == 64
+
+
+def test_other_errors_are_not_caught(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(config)
+    failing(trainer, monkeypatch, 1, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.train_step()
+    assert trainer.notices == [] and not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_run_is_planned_down_the_ladder_before_it_starts(config: ExperimentConfig) -> None:
+    def needed(tried: ExperimentConfig) -> int:
+        return 100 * tried.cameras.views_per_step + (0 if tried.guidance.slices else 50)
+
+    assert plan(config, 128, 250, needed) == (config, [])
+    planned, given_up = plan(config, 128, 249, needed)
+    assert planned.guidance.slices and len(given_up) == 2 and planned.cameras.views_per_step == 2
+    assert plan(config, 128, 100, needed)[1][-1] == "one view a step"
+    with pytest.raises(OutOfMemoryError, match=r"does not fit .* expected 0.0 GiB at least"):
+        plan(config, 128, 99, needed)
