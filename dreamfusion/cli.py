@@ -513,6 +513,46 @@ def sample(
     sample(request, device.value)
 
 
+@app.command()
+def diffuse(
+    source: Annotated[
+        str, typer.Argument(metavar="IMAGE|RUN", help="A picture's file, or a run.", show_default=False)
+    ],
+    prompt: Annotated[
+        str | None, typer.Option(help="What it shows; a run's own if left out.", show_default=False)
+    ] = None,
+    timesteps: Annotated[
+        str, typer.Option(metavar="X,Y,...", help="Noise levels, shares of the schedule.")
+    ] = "0.1,0.3,0.5,0.7,0.9",
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="1 is no guidance; as in training if left out.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same noise.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.", show_default=False),
+    ] = None,
+    azimuth_deg: Annotated[float, typer.Option(help="Of the view: 0 is the front.")] = 0.0,
+    elevation_deg: Annotated[float, typer.Option(help="Of the view.")] = 15.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: in the run or outputs/diffused/.", show_default=False),
+    ] = None,
+    runs: Runs = _RUNS,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Show what the frozen model says of a picture, step by step.
+
+    A sheet: noised versions, predicted noise, predicted clean picture, pull.
+    """
+    from dreamfusion.commands.diffuse import DiffuseRequest, diffuse
+
+    request = DiffuseRequest(
+        source, prompt, timesteps, guidance_scale, seed, model, azimuth_deg, elevation_deg, runs, output
+    )
+    diffuse(request, device.value)
+
+
 @app.command("runs")
 def list_runs(
     output: Annotated[

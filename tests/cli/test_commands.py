@@ -29,6 +29,7 @@ COMMANDS = [
     "render",
     "view",
     "sample",
+    "diffuse",
     "runs",
     "config",
     "models",

@@ -1,0 +1,41 @@
+"""Sheets of pictures with words at their rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 6
+TEXT_HEIGHT = 18
+
+
+def labelled_sheet(
+    images: UInt8[np.ndarray, "rows columns h w 3"], row_labels: Sequence[str], column_labels: Sequence[str]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A table of pictures on white, the columns' labels above, the rows' to the left.
+
+    Raises:
+        ValueError: the labels are not as many as rows and columns.
+    """
+    rows, columns, height, width, _ = images.shape
+    if (len(row_labels), len(column_labels)) != (rows, columns):
+        raise ValueError(f"{len(row_labels)} and {len(column_labels)} labels for {rows} x {columns} pictures")
+    font = ImageFont.load_default(12)
+    left = GAP + max(int(font.getlength(label)) for label in row_labels) + GAP
+    # A column is as wide as its label needs.
+    across = max(width, *(int(font.getlength(label)) for label in column_labels)) + GAP
+    sheet = Image.new(
+        "RGB", (left + columns * across, TEXT_HEIGHT + GAP + rows * (height + GAP)), (255, 255, 255)
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, label in enumerate(column_labels):
+        draw.text((left + column * across, GAP // 2), label, (0, 0, 0), font)
+    for row, label in enumerate(row_labels):
+        top = TEXT_HEIGHT + GAP + row * (height + GAP)
+        draw.text((GAP, top + height // 2 - 6), label, (0, 0, 0), font)
+        for column in range(columns):
+            sheet.paste(Image.fromarray(images[row, column]), (left + column * across, top))
+    return np.asarray(sheet)

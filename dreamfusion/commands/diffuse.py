@@ -1,0 +1,155 @@
+"""`dreamfusion diffuse`: the method in one picture. A picture, its noised versions, and what the frozen model says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.commands.finished import check_writable_file, find_run, load_view
+from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
+from dreamfusion.config import GuidanceConfig
+from dreamfusion.errors import ConfigError
+from dreamfusion.progress import busy, result
+
+COLUMNS = ("noised", "predicted noise", "predicted clean", "SDS gradient")
+SIDE = 128
+
+
+@dataclass(frozen=True)
+class DiffuseRequest:
+    """What the user asked for; see `dreamfusion diffuse --help`."""
+
+    source: str
+    prompt: str | None
+    timesteps: str
+    guidance_scale: float | None
+    seed: int
+    model: str | None
+    azimuth_deg: float
+    elevation_deg: float
+    runs: Path
+    output: Path | None
+
+
+def diffuse(request: DiffuseRequest, device: str) -> None:
+    """Write the sheet and say where it is, with the norm of the pull at each timestep.
+
+    Raises:
+        DreamfusionError: the source is neither picture nor run, no prompt, or of the kinds of models and outputs.
+    """
+    fractions = _fractions(request.timesteps)
+    picture = Path(request.source).expanduser()
+    run = None if picture.is_file() else find_run(request.source, request.runs)
+    config = GuidanceConfig() if run is None else run.config().guidance
+    changes = {"model": request.model, "guidance_scale": request.guidance_scale}
+    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    prompt = check_prompt(request.prompt or ("" if run is None else run.config().prompt))
+    path = request.output or (Path("outputs") / "diffused" / f"{picture.stem}.png" if run is None else
+                              run.path / "diffused.png")  # fmt: skip
+    check_writable_file(path)
+    from dreamfusion.guidance.models import find_model
+
+    find_model(config.model, probe_hub=True)
+    tell_unknown_words(prompt, config.model)
+    image = _read(picture) if run is None else _render(request, run, device)
+    sheet, norms = _explain(request, config, prompt, image, fractions, device)
+    from dreamfusion.assets.images import write_image
+
+    write_image(sheet, path)
+    told = ", ".join(f"t {step}: {norm:.3g}" for step, norm in norms.items())
+    result(
+        f"{path}  norm of the pull at {told}",
+        event="diffuse",
+        path=path,
+        text=prompt,
+        model=config.model,
+        guidance_scale=config.guidance_scale,
+        gradient_norms=norms,
+    )
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        fractions = [float(part) for part in text.split(",")]
+    except ValueError:
+        fractions = []
+    if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
+        raise ConfigError(
+            "--timesteps", expected="numbers from 0 to 1 with commas, such as 0.1,0.5", got=repr(text)
+        )
+    return fractions
+
+
+def _read(path: Path) -> Any:
+    """The middle square of a picture, sRGB, over white where it is transparent."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGBA"), dtype=np.float32) / 255.0
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read as a picture") from error
+    rgb = pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
+    side = min(rgb.shape[:2])
+    top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
+    return torch.from_numpy(rgb[top : top + side, left : left + side].copy())
+
+
+def _render(request: DiffuseRequest, run: Any, device: str) -> Any:
+    from dreamfusion.cameras import orbit_cameras
+
+    renderer, _ = load_view(run, device)
+    cameras = run.config().cameras
+    distance, fovy_deg = sum(cameras.distance) / 2, sum(cameras.fovy_deg) / 2
+    seen = orbit_cameras(request.azimuth_deg, request.elevation_deg, distance, fovy_deg, cameras.resolution)
+    return renderer.render_image(seen.to(next(renderer.scene.parameters()).device)).rgb[0].clamp(0, 1)
+
+
+def _explain(
+    request: DiffuseRequest,
+    config: GuidanceConfig,
+    prompt: str,
+    image: Any,
+    fractions: list[float],
+    device: str,
+) -> tuple[Any, dict[int, float]]:
+    """The sheet, and the pull's norm by timestep."""
+    with busy(f"loading {config.model}"):
+        import numpy as np
+        import torch
+
+        from dreamfusion.assets.images import to_uint8
+        from dreamfusion.assets.sheets import labelled_sheet
+        from dreamfusion.doctor import choose_device
+        from dreamfusion.guidance.diffuse import diffuse
+        from dreamfusion.guidance.factory import make_guidance
+
+        guidance = make_guidance(config, prompt, choose_device(device))
+        levels = diffuse(
+            guidance,
+            image,
+            fractions,
+            torch.Generator().manual_seed(request.seed),
+            request.azimuth_deg,
+            request.elevation_deg,
+        )
+
+    def shown(picture: Any, mode: str = "bilinear") -> Any:
+        planes = picture.permute(2, 0, 1)[None].float().cpu()
+        scaled = torch.nn.functional.interpolate(planes, (SIDE, SIDE), mode=mode)
+        return to_uint8(scaled[0].permute(1, 2, 0))
+
+    strongest = max(float(level.gradient.norm(dim=0).max()) for level in levels)
+    white = torch.ones(1, 1, 3)
+    rows = [[shown(image), *[shown(white)] * 3]]
+    for level in levels:
+        # Latents have no colours: three of their channels, three standard deviations to either side of grey.
+        noise = (level.predicted_noise[:3].permute(1, 2, 0) / 6 + 0.5).clamp(0, 1)
+        pull = (level.gradient.norm(dim=0) / max(strongest, 1e-12))[..., None].expand(-1, -1, 3)
+        rows.append([shown(level.noisy), shown(noise, "nearest"), shown(level.clean), shown(pull, "nearest")])
+    labels = ["picture", *(f"t = {level.timestep}" for level in levels)]
+    sheet = labelled_sheet(np.stack([np.stack(row) for row in rows]), labels, COLUMNS)
+    return sheet, {level.timestep: round(float(level.gradient.norm()), 4) for level in levels}

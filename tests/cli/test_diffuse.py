@@ -1,0 +1,94 @@
+"""`dreamfusion diffuse` on a picture and on a run, with a small random model; its numbers are the guidance's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamfusion.assets.sheets import labelled_sheet
+from dreamfusion.config import GuidanceConfig
+from dreamfusion.guidance.diffuse import diffuse
+from dreamfusion.guidance.factory import make_guidance
+from dreamfusion.runs.directory import RunDirectory
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[10:30, 20:40] = (200, 30, 30)
+    Image.fromarray(pixels).save(tmp_path / "box.png")
+    return tmp_path / "box.png"
+
+
+def test_each_level_is_consistent_and_pulls_as_training_does(tiny_model: Path) -> None:
+    guidance = make_guidance(GuidanceConfig(model=str(tiny_model), guidance_scale=4.0), "a duck")
+    image = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
+    levels = diffuse(guidance, image, [0.02, 0.5, 1.0], torch.Generator().manual_seed(1), 170.0, 10.0)
+    assert [level.timestep for level in levels] == [20, 500, 999]
+    latents = guidance.encode(image[None])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    for level in levels:
+        timesteps = torch.tensor([level.timestep])
+        noisy = guidance.schedule.add_noise(latents, noise, timesteps)
+        torch.testing.assert_close(level.noisy, guidance.decode(noisy)[0])
+        pull = guidance.gradient(latents, noise, timesteps, torch.tensor([170.0]), torch.tensor([10.0]), 0)
+        torch.testing.assert_close(level.gradient, pull[0], rtol=1e-4, atol=1e-5)
+        # w(t) is 1 - abar here: the gradient without it is the difference of the noises.
+        wrong = level.gradient / level.noise_std**2
+        torch.testing.assert_close(level.predicted_noise, noise[0] + wrong, rtol=1e-3, atol=1e-3)
+    # At the smallest noise the prediction of the clean picture hardly differs from it.
+    near, far = ((level.clean - guidance.decode(latents)[0]).abs().mean() for level in (levels[0], levels[2]))
+    assert near < far
+
+
+def test_a_picture(dreamfusion: Call, tiny_model: Path, image: Path) -> None:
+    words = ["diffuse", image, "--prompt", "a duck", "--model", tiny_model, "--timesteps", "0.2,0.8"]
+    answer = dreamfusion(*words)
+    assert answer.code == 0, answer.err
+    (line,) = answer.events
+    assert Path(line["path"]) == Path("outputs/diffused/box.png")
+    assert list(line["gradient_norms"]) == ["200", "800"]
+    with Image.open(line["path"]) as sheet:
+        assert sheet.width > 4 * 128 and sheet.height > 3 * 128
+    again = dreamfusion(*words, "--seed", "1").events[0]
+    assert again["gradient_norms"] != line["gradient_norms"]
+
+
+def test_a_run_brings_its_prompt_and_its_guidance(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, tiny_model: Path
+) -> None:
+    answer = dreamfusion("diffuse", "1", "--model", tiny_model, "--timesteps", "0.5")
+    assert answer.code == 0, answer.err
+    (line,) = answer.events
+    assert line["text"] == "a red duck" and line["guidance_scale"] == 10.0
+    assert Path(line["path"]).parent.name == run_with_checkpoint.path.name
+
+
+@pytest.mark.parametrize(("words", "code", "what"), [
+    (["--timesteps", "0.5,2"], 11, "--timesteps"),
+    (["--timesteps", "often"], 11, "--timesteps"),
+    ([], 10, "the prompt is empty"),
+])  # fmt: skip
+def test_mistakes_are_told(dreamfusion: Call, image: Path, words: list[str], code: int, what: str) -> None:
+    answer = dreamfusion("diffuse", image, *words)
+    assert answer.code == code and answer.err.startswith(f"error: {what}")
+    assert dreamfusion("diffuse", "nothing-like-it").code == 12
+
+
+def test_labels_stand_beside_what_they_name() -> None:
+    images = np.zeros((2, 3, 10, 12, 3), np.uint8)
+    images[1, 2] = (0, 255, 0)
+    sheet = labelled_sheet(images, ["a", "bb"], ["x", "yy", "z"])
+    green = (sheet == (0, 255, 0)).all(-1).nonzero()
+    assert len(green[0]) == 120
+    assert green[0].min() > sheet.shape[0] / 2 and green[1].min() > sheet.shape[1] / 2
+    with pytest.raises(ValueError, match="labels"):
+        labelled_sheet(images, ["a"], ["x", "yy", "z"])
