@@ -25,7 +25,7 @@ from dreamfusion.miniature.training.optimisers import Muon, is_matrix
 
 
 def step_generator(
-    seed: int, step: int, stream: int = 0, device: torch.device | str = "cpu"
+    seed: int, step: int, stream: int = 0, *, device: torch.device | str = "cpu"
 ) -> torch.Generator:
     """The generator of one training step and purpose (`stream`)."""
     mixed = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0]
