@@ -43,7 +43,9 @@ def rungs(config: ExperimentConfig, image_size: int | None) -> Iterator[tuple[st
     if config.cameras.views_per_step > 1:
         config = changed("cameras", views_per_step=1)
         yield "one view a step", config
-    for share in (0.75, 0.5) if image_size is not None else ():
+    if image_size is None:
+        return
+    for share in (0.75, 0.5):
         size = int(image_size * share) // _SIZE_STEP * _SIZE_STEP
         if 0 < size < image_size:
             config = changed("guidance", image_size=size)

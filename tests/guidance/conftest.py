@@ -197,7 +197,7 @@ def save_tiny_deepfloyd_if(directory: Path) -> Path:
     t5 = T5Config(
         vocab_size=len(tokenizer), d_model=28, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
         feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
-        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     scheduler: Any = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2", beta_start=1e-4, beta_end=0.02, variance_type="learned_range",
