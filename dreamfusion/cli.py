@@ -553,6 +553,41 @@ def diffuse(
     diffuse(request, device.value)
 
 
+@app.command("eval")
+def evaluate(
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Left out: all runs of the folder.", show_default=False),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Make a run of each line first; goes on.", show_default=False),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More captions to rank among.", show_default=False),
+    ] = None,
+    clip: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The judge.")] = "miniature",
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Of the runs to be made.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path, typer.Option("--output", "--runs", metavar="DIR", help="Folder of the runs and the scores.")
+    ] = _RUNS,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Judge runs by a CLIP: R-Precision, likeness, faces, views.
+
+    Writes scores.csv and scores.png into the folder of the runs.
+    """
+    from dreamfusion.commands.evaluate import EvalRequest, evaluate
+
+    chosen = tuple(references or ())
+    request = EvalRequest(chosen, prompts, captions, clip, config, tuple(overrides or ()), output)
+    evaluate(request, device.value)
+
+
 @app.command("runs")
 def list_runs(
     output: Annotated[

@@ -50,6 +50,7 @@ def test_the_libraries_contract_covers_everyone_but_the_two_rooms() -> None:
         "dreamfusion.guidance.models",
         "dreamfusion.commands.train",
         "dreamfusion.commands.fit",
+        "dreamfusion.commands.evaluate",
         "dreamfusion.commands.diffuse",
         "dreamfusion.commands.export",
         "dreamfusion.commands.render",

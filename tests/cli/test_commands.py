@@ -30,6 +30,7 @@ COMMANDS = [
     "view",
     "sample",
     "diffuse",
+    "eval",
     "runs",
     "config",
     "models",

@@ -1,0 +1,189 @@
+"""`dreamfusion eval`: runs judged by a CLIP; a file of prompts becomes a batch of runs first, and a batch goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.commands.finished import find_run, load_view
+from dreamfusion.errors import ConfigError
+from dreamfusion.progress import notice, result
+from dreamfusion.runs import directory
+from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.runs.files import write_atomically
+
+COLUMNS = (
+    "run", "prompt", "rank", "views_first", "rank_geometry", "views_first_geometry", "similarity", "taken_for",
+    "janus", "consistency", "psnr", "ssim",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What the user asked for; see `dreamfusion eval --help`."""
+
+    references: tuple[str, ...]
+    prompts: Path | None
+    captions: Path | None
+    clip: str
+    config: str | None
+    overrides: tuple[str, ...]
+    output: Path
+
+
+def evaluate(request: EvalRequest, device: str) -> None:
+    """Train what is still to be trained, judge all, and write `scores.csv` and `scores.png` into the folder of the runs.
+
+    Raises:
+        DreamfusionError: of every kind that training, a finished run or a CLIP can have.
+        KeyboardInterrupt: a run was stopped, and saved; the same command goes on with it.
+    """
+    from dreamfusion.runs.directory import check_writable
+
+    check_writable(request.output)
+    extra = [] if request.captions is None else read_lines(request.captions)
+    if request.prompts is not None:
+        runs = [
+            _trained(request, number, prompt, device)
+            for number, prompt in enumerate(read_lines(request.prompts))
+        ]
+    elif request.references:
+        runs = [find_run(reference, request.output) for reference in request.references]
+    else:
+        runs = [info.run for info in directory.listing(request.output) if info.has_checkpoint]
+    prompts = [run.config().prompt for run in runs]
+    captions = list(dict.fromkeys([prompt for prompt in prompts if prompt] + extra))
+    if len(captions) < 2:
+        raise ConfigError(
+            "R-Precision ranks captions against each other",
+            expected="two or more",
+            got=str(len(captions)),
+            hint="name more runs, or a file with --captions",
+        )
+    rows, sheet = _judge(request, runs, captions, device)
+    _write(request.output, rows, sheet)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Its lines with single spaces, without empty ones, comments (#) and repetitions.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the file {path} cannot be read", expected="text, one prompt a line") from error
+    lines = [" ".join(line.split()) for line in text.splitlines() if not line.strip().startswith("#")]
+    found = list(dict.fromkeys(line for line in lines if line))
+    if not found:
+        raise ConfigError(f"there is no prompt in {path}", expected="one a line")
+    return found
+
+
+def _trained(request: EvalRequest, number: int, prompt: str, device: str) -> RunDirectory:
+    """The finished run of one prompt: found, gone on with, or made."""
+    from dreamfusion.commands.train import TrainRequest, resume, train
+
+    name = f"{number + 1:03d} {prompt}"
+    known = [
+        info
+        for info in directory.listing(request.output)
+        if info.name == directory.slug(name) and info.prompt == prompt
+    ]
+    if known and known[-1].status == "finished":
+        return known[-1].run
+    if known:
+        resume(str(known[-1].run.path), request.output, None)
+    else:
+        options = {"device": device}
+        train(TrainRequest(prompt, request.config, request.overrides, options, request.output, name, False))
+    return directory.find(directory.slug(name), request.output)
+
+
+def _judge(
+    request: EvalRequest, runs: list[RunDirectory], captions: list[str], device: str
+) -> tuple[list[dict[str, Any]], Any]:
+    """A row a run, and the sheet of all renders: in colour, and as plaster below."""
+    import numpy as np
+
+    from dreamfusion.assets.images import contact_sheet, to_uint8
+    from dreamfusion.doctor import choose_device
+    from dreamfusion.evaluation.text_scores import VIEWS, renders, score
+    from dreamfusion.guidance.clip import load_clip
+
+    clip = load_clip(request.clip, choose_device(device))
+    rows, pictures = [], []
+    for run in runs:
+        config = run.config()
+        renderer, _ = load_view(run, device)
+        distance, fovy_deg = sum(config.cameras.distance) / 2, sum(config.cameras.fovy_deg) / 2
+        colour, geometry = renders(renderer, distance, fovy_deg)
+        row: dict[str, Any] = {"run": run.path.name, "prompt": config.prompt}
+        if config.prompt:
+            row |= _numbers(score(clip, colour, geometry, captions, config.prompt), captions)
+        row |= _of_a_fit(run)
+        notice(f"{row['run']}  rank {row.get('rank', '-')} of {len(captions)}  {row.get('taken_for', '')}")
+        rows.append(row)
+        pictures += [to_uint8(part) for part in (colour, geometry) if part is not None]
+    return rows, contact_sheet(np.concatenate(pictures), columns=VIEWS)
+
+
+def _numbers(scores: Any, captions: list[str]) -> dict[str, Any]:
+    colour, geometry = scores.colour, scores.geometry
+    return {
+        "rank": colour.rank,
+        "views_first": round(colour.hits, 4),
+        "rank_geometry": None if geometry is None else geometry.rank,
+        "views_first_geometry": None if geometry is None else round(geometry.hits, 4),
+        "similarity": round(colour.similarity, 4),
+        "taken_for": captions[colour.best],
+        "janus": round(scores.janus, 4),
+        "consistency": round(scores.consistency, 4),
+    }
+
+
+def _of_a_fit(run: RunDirectory) -> dict[str, Any]:
+    """PSNR and SSIM that a fit measured at its end."""
+    try:
+        found = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: found[key] for key in ("psnr", "ssim") if key in found}
+
+
+def _write(output: Path, rows: list[dict[str, Any]], sheet: Any) -> None:
+    from dreamfusion.assets.images import write_image
+
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = output / "scores.csv"
+    write_atomically(path, table.getvalue().encode())
+    write_image(sheet, output / "scores.png")
+    judged = [row for row in rows if "rank" in row]
+
+    def mean(key: str) -> float | None:
+        values = [row[key] for row in judged if row[key] is not None]
+        return round(sum(values) / len(values), 4) if values else None
+
+    def first(key: str) -> float | None:
+        values = [row[key] == 1 for row in judged if row[key] is not None]
+        return round(sum(values) / len(values), 4) if values else None
+
+    means = {
+        "r_precision": first("rank"),
+        "r_precision_geometry": first("rank_geometry"),
+        "r_precision_views": mean("views_first"),
+        "r_precision_views_geometry": mean("views_first_geometry"),
+        "similarity": mean("similarity"),
+        "janus": mean("janus"),
+        "consistency": mean("consistency"),
+    }
+    words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in means.items() if value is not None)
+    result(f"{path}  {len(rows)} runs: {words}", event="eval", path=path, runs=len(rows), **means)
