@@ -29,6 +29,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--from-shipped", action="store_true", help="start from the shipped weights")
     parser.add_argument("--text-tower", default="joint", choices=["joint", "clip-frozen", "clip-tuned"])
+    parser.add_argument(
+        "--world",
+        default="core",
+        choices=["core", "wide"],
+        help="which nouns; each world has its own work folder",
+    )
+    parser.add_argument(
+        "--meshes", type=Path, default=Path(".cache/meshes"), help="cache of scripts/fetch_training_meshes.py"
+    )
     parser.add_argument("--shards", type=int, default=20, help="training shards to render")
     parser.add_argument("--shard-size", type=int, default=8192, help="pictures a shard")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
@@ -82,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
                     learning_rate=options.learning_rate,
                     muon=options.muon,
                     package=options.package or PACKAGE,
+                    world=options.world,
+                    meshes=options.meshes,
                 )
             )
     except DreamfusionError as error:

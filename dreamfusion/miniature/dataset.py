@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,13 @@ import torch
 
 from dreamfusion.cameras import Cameras, orbit_cameras
 from dreamfusion.errors import DreamfusionError
+from dreamfusion.miniature import rasterize
 from dreamfusion.miniature.nouns_builder import COLORS, Rgb
-from dreamfusion.miniature.raycast import Lights, render
+from dreamfusion.miniature.pictures import Lights
+from dreamfusion.miniature.rasterize import pack_triangles
+from dreamfusion.miniature.raycast import render
 from dreamfusion.miniature.solids import pack
+from dreamfusion.miniature.wide import DEFAULT_MESHES, WIDE_VERSION, WideScene, WideWorld
 from dreamfusion.miniature.world import (
     CAMERA_DISTANCE,
     CAMERA_ELEVATION_DEG,
@@ -47,6 +52,7 @@ LIGHT_DISTANCE = (0.8, 1.5)
 BACKGROUND_SHARES = {"plain": 0.5, "gradient": 0.3, "gray": 0.2}
 # Least difference, as the largest over the channels, between a background and a thing's main colour.
 BACKGROUND_CONTRAST = 0.25
+WIDE_SEED = 20_000
 
 
 @dataclass(frozen=True)
@@ -125,36 +131,55 @@ def render_specs(
     cameras: Cameras | None = None,
     device: torch.device | str = "cpu",
     views_per_scene: int = 1,
+    world: WideWorld | None = None,
 ) -> tuple[np.ndarray, Cameras]:
     """Pictures of each scene, with its own proportions, light and background, as the data has them.
 
     Returns uint8 images "n h w 3" and the n cameras (random ones unless given), n = scenes * views_per_scene with the
-    views of a scene side by side.
+    views of a scene side by side. The scenes are those of the core world, or of the wide `world`.
     """
     cameras = cameras or random_views(rng, len(specs) * views_per_scene)
-    scenes, backgrounds = [], []
+    scenes, meshes, backgrounds = [], [], []
     for spec in specs:
-        scene = compose(spec, rng)
+        scene = compose(spec, rng) if world is None else world.compose(spec, rng)
         for _ in range(views_per_scene):
             scenes.append(scene.solids)
+            if isinstance(scene, WideScene):
+                meshes.append(scene.triangles)
             backgrounds.append(random_background(rng, scene.colors, cameras.height))
     lights = random_lights(rng, cameras)
     on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
     background = torch.from_numpy(np.stack(backgrounds)).to(device)
-    picture = render(pack(scenes).to(device), cameras.to(device), background, on_device)
+    solids, cameras_there = pack(scenes).to(device), cameras.to(device)
+    if meshes:
+        triangles = pack_triangles(meshes).to(device)
+        picture = rasterize.render(solids, triangles, cameras_there, background, on_device)
+    else:
+        picture = render(solids, cameras_there, background, on_device)
     return (picture.rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy(), cameras
 
 
 def make_shard(
-    path: str | Path, seed: int, count: int, split: Split = "train", device: torch.device | str = "cpu"
+    path: str | Path,
+    seed: int,
+    count: int,
+    split: Split = "train",
+    device: torch.device | str = "cpu",
+    world: WideWorld | None = None,
 ) -> Path:
-    """Renders `count` pictures and writes them under a temporary name, then renames; the same seed, the same bytes."""
+    """Renders `count` pictures and writes them under a temporary name, then renames; the same seed, the same bytes.
+
+    The scenes are those of the core world, or of the wide `world`.
+    """
     path = Path(path)
-    rng = np.random.default_rng([WORLD_VERSION, seed, 0 if split == "train" else 1])
+    # Two words of entropy more for the wide world: no seed of one is a seed of the other.
+    which = [WORLD_VERSION] if world is None else [WIDE_VERSION, WIDE_SEED]
+    rng = np.random.default_rng([*which, seed, 0 if split == "train" else 1])
+    sample = sample_spec if world is None else world.sample_spec
     images, specs, azimuths, elevations = [], [], [], []
     for _ in range(0, count, BATCH):
-        batch = [sample_spec(rng, split) for _ in range(BATCH // VIEWS_PER_SCENE)]
-        rendered, cameras = render_specs(batch, rng, device=device, views_per_scene=VIEWS_PER_SCENE)
+        batch = [sample(rng, split) for _ in range(BATCH // VIEWS_PER_SCENE)]
+        rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world)
         images.append(rendered)
         specs += [spec.to_json() for spec in batch for _ in range(VIEWS_PER_SCENE)]
         azimuths.append(cameras.azimuth_deg.numpy())
@@ -191,9 +216,17 @@ def load_shard(path: str | Path) -> Shard:
         ) from error
 
 
-def _job(arguments: tuple[Path, int, int, Split, str]) -> Path:
+def _job(arguments: tuple[Path, int, int, Split, str, Path | None]) -> Path:
     torch.set_num_threads(1)
-    return make_shard(*arguments)
+    *plain, meshes = arguments
+    world = None if meshes is None else _opened(meshes)
+    return make_shard(*plain, world)  # pyright: ignore[reportArgumentType]
+
+
+@cache
+def _opened(meshes: Path) -> WideWorld:
+    # Once a process: its shards share what has been read.
+    return WideWorld.open(meshes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -208,12 +241,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=["train", "held_out"], default="train")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--world", choices=["core", "wide"], default="core")
+    parser.add_argument(
+        "--meshes", type=Path, default=DEFAULT_MESHES, help="the wide world's cache of meshes"
+    )
     options = parser.parse_args(argv)
     jobs = []
+    meshes = options.meshes if options.world == "wide" else None
     for index in range(options.first, options.first + options.shards):
         path = options.out / f"{options.split}_{index:05d}.npz"
         if not path.exists():
-            jobs.append((path, index, options.count, options.split, options.device))
+            jobs.append((path, index, options.count, options.split, options.device, meshes))
     started = time.perf_counter()
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
         for done, path in enumerate(pool.map(_job, jobs), 1):

@@ -24,7 +24,7 @@ from dreamfusion.miniature.solids import Solids, bounds, merge, ray_intervals, s
 
 WORLD_VERSION = 2
 
-Relation = Literal["on", "next to", "under", "wearing"]
+Relation = Literal["on", "next to", "under", "wearing", "in"]
 Split = Literal["train", "held_out"]
 
 # The scene's ball and the cameras around it; the miniature preset trains with the same numbers.
@@ -45,10 +45,11 @@ SINK = 0.008
 
 @dataclass(frozen=True)
 class Thing:
-    """A noun with or without a colour word."""
+    """A noun with or without a colour word; in the wide world also which mesh shows it (None leaves that open)."""
 
     noun: str
     color: str | None = None
+    mesh: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,21 @@ class SceneSpec:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        things = [[thing.noun, thing.color] for thing in self.things]
+        things = [[thing.noun, thing.color, *([thing.mesh] if thing.mesh else [])] for thing in self.things]
         return json.dumps({"things": things, "relation": self.relation})
 
     @staticmethod
     def from_json(text: str) -> SceneSpec:
         """The inverse of `to_json`."""
         data = json.loads(text)
-        return SceneSpec(tuple(Thing(noun, color) for noun, color in data["things"]), data["relation"])
+        return SceneSpec(tuple(Thing(*thing) for thing in data["things"]), data["relation"])
 
 
 # --------------------------------------------------------------------------------------------- held out
 
 
-def _percent(*words: str) -> int:
+def hashed_percent(*words: str) -> int:
+    """A number in 0..99 that belongs to these words on every machine."""
     # Python's own hash changes from process to process.
     digest = hashlib.sha256("|".join(words).encode()).digest()
     return int.from_bytes(digest[:8], "big") % 100
@@ -85,7 +87,7 @@ def held_out_pairs() -> frozenset[frozenset[str]]:
     pairs = {
         frozenset(pair)
         for pair in itertools.combinations(sorted(NOUNS), 2)
-        if _percent("pair", *pair) < HELD_OUT_PERCENT
+        if hashed_percent("pair", *pair) < HELD_OUT_PERCENT
     }
     return frozenset(pairs | {ALWAYS_HELD_OUT_PAIR})
 
@@ -97,7 +99,7 @@ def held_out_colors() -> frozenset[tuple[str, str]]:
         (noun.name, color)
         for noun in NOUNS.values()
         for color in COLORS
-        if color not in noun.natural and _percent("color", noun.name, color) < HELD_OUT_PERCENT
+        if color not in noun.natural and hashed_percent("color", noun.name, color) < HELD_OUT_PERCENT
     )
 
 
@@ -114,10 +116,11 @@ def is_held_out(spec: SceneSpec) -> bool:
 def _pick(rng: np.random.Generator, names: list[str], weights: list[float] | None = None) -> str:
     if weights is None:
         return names[int(rng.integers(len(names)))]
-    return names[_pick_index(rng, weights)]
+    return names[pick_index(rng, weights)]
 
 
-def _pick_index(rng: np.random.Generator, weights: list[float]) -> int:
+def pick_index(rng: np.random.Generator, weights: Sequence[float | int]) -> int:
+    """A random index, in proportion to `weights`."""
     total = np.cumsum(weights)
     return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
 
@@ -130,7 +133,7 @@ def _any_spec(rng: np.random.Generator, pair: bool) -> SceneSpec:
     names = list(NOUNS)
     if not pair:
         return SceneSpec((_thing(rng, _pick(rng, names)),))
-    relation = list(RELATION_SHARES)[_pick_index(rng, list(RELATION_SHARES.values()))]
+    relation = list(RELATION_SHARES)[pick_index(rng, list(RELATION_SHARES.values()))]
     supports = [NOUNS[name].support for name in names]
     if relation == "wearing":
         first, second = _pick(rng, [name for name in names if NOUNS[name].wears]), "hat"

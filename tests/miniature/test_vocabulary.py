@@ -9,6 +9,7 @@ import pytest
 
 from dreamfusion.errors import ModelNotFoundError
 from dreamfusion.miniature import captions, vocabulary
+from dreamfusion.miniature.lexicon import wide
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS
 
@@ -64,8 +65,9 @@ def test_what_is_near_to_nothing_is_named_alone() -> None:
 
 def test_every_suggestion_is_known_and_no_known_word_is_in_the_table() -> None:
     known = {name for names in vocabulary.known_words().values() for name in names}
+    wider = {*wide().nouns, *wide().colors, *wide().relations}
     for name, others in vocabulary._NEAR_IN_MEANING.items():
-        assert name in known
+        assert name in wider
         assert not set(others.split()) & known
     assert set(vocabulary.known_words()) == {"nouns", "colors", "relations"}
 
@@ -74,3 +76,18 @@ def test_a_missing_list_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(vocabulary, "VOCABULARY", tmp_path / "none.json")
     with pytest.raises(ModelNotFoundError, match=r"none\.json"):
         vocabulary.unknown_words("a duck")
+
+
+def test_a_model_of_the_wide_world_offers_its_own_words(word_list: Path) -> None:
+    from dreamfusion.miniature.training.export import write_vocabulary
+
+    assert vocabulary.nearest("pony") == ()
+    write_vocabulary(word_list, wide())
+    vocabulary._content.cache_clear()
+    assert len(vocabulary.known_words()["nouns"]) >= 400
+    unknown = vocabulary.unknown_words("a pony beside a violin on an armchare")
+    assert {word: near[0] for word, near in unknown.items()} == {
+        "pony": "horse",
+        "violin": "guitar",
+        "armchare": "armchair",
+    }

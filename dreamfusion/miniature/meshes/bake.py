@@ -13,7 +13,7 @@ from dreamfusion.miniature.nouns_builder import Rgb
 MAX_FACES = 6000
 # Vertices are merged in cells of 1/grid of the size. The finest grid is the first that leaves few enough triangles; where a
 # surface is nearly flat and of one colour the cells of the coarser grids do.
-FINEST_GRIDS = (192, 144, 112, 88, 68, 52)
+FINEST_GRIDS = (160, 100, 64)
 COARSER = (8.0, 4.0, 2.0)
 FLAT_ENOUGH = 0.985
 SAME_SHADE = 0.04
@@ -140,8 +140,9 @@ def bake(corners: np.ndarray, rgb: np.ndarray, free: np.ndarray) -> Mesh:
     centre = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
     corners = (corners - centre) / (high - low).max()
     vertices, faces, kept = corners.reshape(-1, 3), np.arange(3 * len(corners)).reshape(-1, 3), None
+    rim = _on_boundary(corners.reshape(-1, 3))
     for grid in FINEST_GRIDS:
-        vertices, faces, kept = _clustered(corners, rgb, grid)
+        vertices, faces, kept = _clustered(corners, rgb, rim, grid)
         if len(faces) <= MAX_FACES:
             break
     assert kept is not None
@@ -150,25 +151,27 @@ def bake(corners: np.ndarray, rgb: np.ndarray, free: np.ndarray) -> Mesh:
     return Mesh(vertices.astype(np.float32), faces.astype(np.int32), normals, rgb, free[kept])
 
 
-def _clustered(corners: np.ndarray, rgb: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _clustered(
+    corners: np.ndarray, rgb: np.ndarray, rim: np.ndarray, grid: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Rossignac and Borrel's vertex clustering, in cells that are larger where nothing happens: it takes any soup, and keeps
     # the outline to a cell because a cell's vertex is the mean of those in it.
     points = corners.reshape(-1, 3)
     label = np.zeros(len(points), dtype=np.int64)
     open_ = np.ones(len(points), dtype=bool)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).repeat(3, axis=0)
-    area, shade, edge = np.linalg.norm(cross, axis=1), rgb.reshape(-1, 3), _on_boundary(points)
+    area, shade = np.linalg.norm(cross, axis=1), rgb.reshape(-1, 3)
     for level, coarse in enumerate((*COARSER, 1.0)):
-        _, cell = np.unique(_cells(points, grid / coarse), return_inverse=True)
+        cell = _numbered(_cells(points, grid / coarse))
         # A vertex belongs to one cell of one grid: those of other grids must not meet.
         mine = cell * 8 + level
         if coarse == 1.0:
             label[open_] = mine[open_]
         else:
-            calm = _calm(cell, cross, area, shade, edge)[cell] & open_
+            calm = _calm(cell, cross, area, shade, rim)[cell] & open_
             label[calm] = mine[calm]
             open_ &= ~calm
-    _, index = np.unique(label, return_inverse=True)
+    index = _numbered(label)
     count = np.bincount(index)
     vertices = np.stack([np.bincount(index, points[:, k]) / count for k in range(3)], -1)
     faces = index.reshape(-1, 3)
@@ -177,15 +180,27 @@ def _clustered(corners: np.ndarray, rgb: np.ndarray, grid: int) -> tuple[np.ndar
     )[0]
     # Of several triangles with the same corners the largest original is kept.
     order = solid[np.argsort(-_areas(corners[solid]), kind="stable")]
-    _, first = np.unique(np.sort(faces[order], axis=1), axis=0, return_index=True)
+    a, b, c = np.sort(faces[order], axis=1).T
+    _, first = np.unique((a * len(vertices) + b) * len(vertices) + c, return_index=True)
     kept = np.sort(order[first])
     used, faces = np.unique(faces[kept], return_inverse=True)
     return vertices[used], faces.reshape(-1, 3), kept
 
 
 def _cells(points: np.ndarray, grid: float) -> np.ndarray:
-    cell = np.floor((points - points.min(0)) * grid).astype(np.int64)
-    return (cell[:, 0] * 4096 + cell[:, 1]) * 4096 + cell[:, 2]
+    # The bake's points lie in [-1/2, 1/2] x [0, 1] x [-1/2, 1/2].
+    x, y, z = ((points[:, k] * grid + 0.5 * grid + 1.0).astype(np.int64) for k in range(3))
+    return (x * 8192 + y) * 8192 + z
+
+
+def _numbered(keys: np.ndarray) -> np.ndarray:
+    # Equal keys get equal numbers, from 0 in the keys' order; half of np.unique's time.
+    order = np.argsort(keys)
+    ordered = keys[order]
+    new = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
+    made = np.empty(len(keys), dtype=np.int64)
+    made[order] = new
+    return made
 
 
 def _calm(
@@ -204,12 +219,13 @@ def _calm(
 
 def _on_boundary(points: np.ndarray) -> np.ndarray:
     # Corners on an edge that only one triangle has: a sheet's rim, which must not shrink.
-    _, weld = np.unique(np.round(points * 1e4).astype(np.int64), axis=0, return_inverse=True)
-    faces = weld.reshape(-1, 3)
-    edges = np.sort(np.stack([faces, faces[:, [1, 2, 0]]], -1).reshape(-1, 2), axis=1)
-    _, index, count = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
-    rim = np.zeros(weld.max() + 1, dtype=bool)
-    rim[edges[count[index.reshape(-1)] == 1]] = True
+    weld = _numbered(_cells(points, 4000.0))
+    faces, count = weld.reshape(-1, 3), int(weld.max()) + 1
+    ends = np.sort(np.stack([faces, faces[:, [1, 2, 0]]], -1).reshape(-1, 2), axis=1)
+    edges, often = np.unique(ends[:, 0] * count + ends[:, 1], return_counts=True)
+    rim = np.zeros(count, dtype=bool)
+    rim[edges[often == 1] // count] = True
+    rim[edges[often == 1] % count] = True
     return rim[weld]
 
 
@@ -235,3 +251,36 @@ def crease_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     made = np.where(np.linalg.norm(made, axis=1, keepdims=True) > 1e-20, made, unit[owner])
     made = made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-20)
     return made.reshape(-1, 3, 3).astype(np.float32)
+
+
+def turned_mesh(mesh: Mesh, turn: str) -> Mesh:
+    """A baked mesh turned (see `turned`), put back on the floor around the y axis."""
+    if not turn:
+        return mesh
+    vertices = turned(mesh.vertices.astype(np.float64), turn)
+    low, high = vertices.min(0), vertices.max(0)
+    vertices = vertices - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
+    normals = turned(mesh.normals.astype(np.float64), turn).astype(np.float32)
+    return Mesh((vertices / (high - low).max()).astype(np.float32), mesh.faces, normals, mesh.rgb, mesh.free)
+
+
+def turned(corners: np.ndarray, turn: str) -> np.ndarray:
+    """`corners` "... 3" turned about the axes that `turn` names in order, in degrees: "x90 y180"; "" leaves them.
+
+    Raises:
+        ValueError: if `turn` is not of that form.
+    """
+    for step in turn.split():
+        if step[0] not in "xyz":
+            raise ValueError(f"a turn is like 'x90 y180', got {turn!r}")
+        angle, axis = np.radians(float(step[1:])), "xyz".index(step[0])
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        matrix = np.eye(3)
+        matrix[a, a], matrix[a, b], matrix[b, a], matrix[b, b] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
+        corners = corners @ matrix.T
+    return corners

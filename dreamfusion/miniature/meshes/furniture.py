@@ -118,8 +118,10 @@ class FurnitureLibrary:
             folder = posixpath.dirname(entry.model)
             materials: dict[str, Material] = {}
             for library in libraries:
-                text = self._text(posixpath.join(folder, library))
-                materials |= self._materials(text, folder)
+                # A model whose material file was left out of the library keeps plain colours.
+                path = posixpath.normpath(posixpath.join(folder, library)).lower()
+                if path in self._names:
+                    materials |= self._materials(self._text(path), folder)
         except (KeyError, ValueError, IndexError) as error:
             raise DreamfusionError(f"model {entry.model} of {self.path} cannot be read: {error}") from error
         model.materials = [materials.get(name, Material()) for name in names]
@@ -182,7 +184,7 @@ def parse_obj(text: str) -> tuple[Model, list[str], list[str]]:
                 current = 0
             parts = [word.split("/") for word in rest.split()]
             p = [_index(part[0], len(points)) for part in parts]
-            t = [_index(part[1], len(coordinates)) if len(part) > 1 and part[1] else -1 for part in parts]
+            t = [_coordinate(part, len(coordinates)) for part in parts]
             for k in range(1, len(p) - 1):
                 corners.append((p[0], p[k], p[k + 1]))
                 uvs.append((t[0], t[k], t[k + 1]))
@@ -207,3 +209,11 @@ def _index(word: str, count: int) -> int:
     if not 0 <= value < count:
         raise IndexError(f"index {word} of {count}")
     return value
+
+
+def _coordinate(part: list[str], count: int) -> int:
+    # Some exporters count texture coordinates wrong; such a corner has none.
+    try:
+        return _index(part[1], count) if len(part) > 1 and part[1] else -1
+    except IndexError:
+        return -1

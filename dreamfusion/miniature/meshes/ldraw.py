@@ -74,6 +74,18 @@ class Library:
         made = np.stack(corners) if corners else np.zeros((0, 3, 3))
         return Part(made * TO_Y_UP, np.array(codes, dtype=np.int64), top.title, top.author, top.licence)
 
+    def files_of(self, name: str) -> dict[str, tuple[str, str]]:
+        """(author, licence) of the part and of every file below it, by name."""
+        found: dict[str, tuple[str, str]] = {}
+        waiting = [name]
+        while waiting:
+            key = waiting.pop().replace("\\", "/").lower()
+            if key not in found:
+                file = self._read(key)
+                found[key] = (file.author, file.licence)
+                waiting += [child for _, _, _, child, _ in file.children]
+        return found
+
     def _collect(
         self,
         name: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from dreamfusion.miniature.captions import RELATION_WORDS, plain_caption
-from dreamfusion.miniature.nouns import NOUNS
-from dreamfusion.miniature.nouns_builder import COLORS
+from dreamfusion.miniature.captions import plain_caption
+from dreamfusion.miniature.lexicon import Lexicon, core
 from dreamfusion.miniature.training.data import Pictures, draw_indices, to_model
 from dreamfusion.miniature.training.labels import HEADS, wrong_by_one
 from dreamfusion.miniature.training.loop import Learner, step_generator
@@ -28,9 +27,11 @@ RANKED = 100
 HEADS_WEIGHT = 0.3
 
 
-def make_heads(width: int) -> nn.ModuleDict:
+def make_heads(width: int, words: Lexicon | None = None) -> nn.ModuleDict:
     """A linear classifier for each of `HEADS`."""
-    sizes = (len(NOUNS), len(COLORS), len(RELATION_WORDS), len(NOUNS), len(COLORS))
+    words = words or core()
+    nouns, colors = len(words.nouns), len(words.colors)
+    sizes = (nouns, colors, len(words.relations), nouns, colors)
     return nn.ModuleDict({name: nn.Linear(width, 1 + size) for name, size in zip(HEADS, sizes, strict=True)})
 
 
@@ -73,6 +74,7 @@ class ContrastiveLearner(Learner):
 
     pictures: Pictures | None = None
     texts: Texts | None = None
+    lexicon: Lexicon = field(default_factory=core)
     held_out: Pictures | None = None
     encode_captions: CaptionEncoder | None = None
 
@@ -157,12 +159,14 @@ def ranking(learner: ContrastiveLearner, pictures: Pictures, rng: np.random.Gene
     some = rng.permutation(len(pictures))[:300].tolist()
     features = learner.image_features(to_model(pictures.images[some], learner.device))
     right = learner.text_features([names[i] for i in some])
-    wrong = learner.text_features([plain_caption(wrong_by_one(pictures.specs[i], rng)) for i in some])
+    wrong = learner.text_features(
+        [plain_caption(wrong_by_one(pictures.specs[i], rng, learner.lexicon)) for i in some]
+    )
     pairs = ((features * right).sum(-1) > (features * wrong).sum(-1)).float().mean()
     return {"top1_of_100": hits / max(seen, 1), "hard_pairs": float(pairs)}
 
 
-def contrastive_modules(clip: CLIPModel) -> nn.ModuleDict:
+def contrastive_modules(clip: CLIPModel, words: Lexicon | None = None) -> nn.ModuleDict:
     """The learner's modules."""
     width: int = clip.config.vision_config.hidden_size  # pyright: ignore
-    return nn.ModuleDict({"clip": clip, "heads": make_heads(width)})
+    return nn.ModuleDict({"clip": clip, "heads": make_heads(width, words or core())})

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion.miniature import captions
+from dreamfusion.miniature.lexicon import Lexicon
 from dreamfusion.miniature.training.models import IMAGE_SIZE, make_scheduler
 from dreamfusion.miniature.training.tokenizer import copy_tokenizer
 
@@ -95,16 +95,13 @@ def export_clip(target: Path, clip: CLIPModel, tokenizer: Path) -> None:
         _replace_folder(made, target)
 
 
-def write_vocabulary(path: Path) -> None:
+def write_vocabulary(path: Path, words: Lexicon) -> None:
     """Writes the words that the miniature was trained on, by kind, with their synonyms."""
-    from dreamfusion.miniature.nouns import NOUNS
-    from dreamfusion.miniature.nouns_builder import COLORS
-
     content = {
-        "words": list(captions.vocabulary()),
-        "nouns": {noun: list(captions.NOUN_WORDS.get(noun, (noun,))) for noun in NOUNS},
-        "colors": {color: list(captions.COLOR_WORDS.get(color, (color,))) for color in COLORS},
-        "relations": {name: list(words) for name, words in captions.RELATION_WORDS.items()},
+        "words": list(words.vocabulary()),
+        "nouns": {name: list(said) for name, said in words.nouns.items()},
+        "colors": {name: list(said) for name, said in words.colors.items()},
+        "relations": {name: list(said) for name, said in words.relations.items()},
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dreamfusion.miniature.captions import RELATION_WORDS
-from dreamfusion.miniature.nouns import NOUNS
-from dreamfusion.miniature.nouns_builder import COLORS
+from dreamfusion.miniature.lexicon import Lexicon, core
 from dreamfusion.miniature.world import SceneSpec, Thing
 
 # What each picture shows, told to the judge's vision tower outright: it learns to see in a fraction of the pictures
@@ -24,8 +22,10 @@ def _other(rng: np.random.Generator, names: Sequence[str], but: str | None) -> s
             return name
 
 
-def wrong_by_one(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
-    """A scene that differs from `spec` in one noun, one colour, or in what belongs to what."""
+def wrong_by_one(spec: SceneSpec, rng: np.random.Generator, lexicon: Lexicon | None = None) -> SceneSpec:
+    """A scene that differs from `spec` in one noun, one colour, or in what belongs to what, in the words of the core world
+    unless others are given."""
+    lexicon = lexicon or core()
     things = list(spec.things)
     colors = [thing.color for thing in things]
     if len(things) == 2 and rng.random() < 0.5:
@@ -36,18 +36,19 @@ def wrong_by_one(spec: SceneSpec, rng: np.random.Generator) -> SceneSpec:
     which = int(rng.integers(len(things)))
     thing = things[which]
     if thing.color is not None and rng.random() < 0.6:
-        things[which] = Thing(thing.noun, _other(rng, list(COLORS), thing.color))
+        things[which] = Thing(thing.noun, _other(rng, list(lexicon.colors), thing.color))
     else:
-        things[which] = Thing(_other(rng, list(NOUNS), thing.noun), thing.color)
+        things[which] = Thing(_other(rng, list(lexicon.nouns), thing.noun), thing.color)
     return replace(spec, things=tuple(things))
 
 
-def labels(spec: SceneSpec) -> list[int]:
+def labels(spec: SceneSpec, lexicon: Lexicon | None = None) -> list[int]:
     """The class of each of `HEADS`; 0 stands for "none". Neighbours are put in alphabetical order."""
     things = list(spec.things)
     if spec.relation == "next to":
         things.sort(key=lambda thing: (thing.noun, thing.color or ""))
-    nouns, colors, relations = list(NOUNS), list(COLORS), list(RELATION_WORDS)
+    lexicon = lexicon or core()
+    nouns, colors, relations = list(lexicon.nouns), list(lexicon.colors), list(lexicon.relations)
     found = []
     for thing in [*things, None][:2]:
         noun = 0 if thing is None else 1 + nouns.index(thing.noun)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.errors import DeviceError, DreamfusionError
-from dreamfusion.miniature.captions import vocabulary
+from dreamfusion.miniature.lexicon import lexicon
 from dreamfusion.miniature.training import export
 from dreamfusion.miniature.training.autoencoder import (
     AutoencoderLearner,
@@ -65,6 +65,8 @@ class Plan:
     learning_rate: float | None = None
     muon: bool = False
     package: Path = export.PACKAGE
+    world: str = "core"
+    meshes: Path = Path(".cache/meshes")
 
     @property
     def on_gpu(self) -> bool:
@@ -110,6 +112,7 @@ def run_world(plan: Plan) -> None:
 
     common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
     common += ["--workers", str(plan.workers), "--device", str(plan.device)]
+    common += ["--world", plan.world, "--meshes", str(plan.meshes)]
     dataset.main([*common, "--shards", str(plan.shards)])
     dataset.main([*common, "--shards", "1", "--split", "held_out"])
 
@@ -117,7 +120,7 @@ def run_world(plan: Plan) -> None:
 def run_tokenizer(plan: Plan) -> CLIPTokenizer:
     """The tokenizer of this training: work's own, else the shipped one, else, for new words, a new one."""
     folder, shipped = plan.work / "tokenizer", plan.package / export.PIPELINE_FOLDER / "tokenizer"
-    words = vocabulary()
+    words = lexicon(plan.world).vocabulary()
     if not knows(folder, words):
         if knows(shipped, words):
             copy_tokenizer(shipped, folder)
@@ -140,9 +143,9 @@ def run_texts(plan: Plan) -> None:
             say(f"captions of {done.result().stem}")
 
 
-def _unwritten_texts(plan: Plan, shards: Sequence[Path]) -> list[tuple[Path, Path, Path]]:
+def _unwritten_texts(plan: Plan, shards: Sequence[Path]) -> list[tuple[Path, Path, Path, str]]:
     digest = tokenizer_digest(plan.work / "tokenizer")
-    jobs = [(shard, plan.work / "tokenizer", _texts_path(plan, shard)) for shard in shards]
+    jobs = [(shard, plan.work / "tokenizer", _texts_path(plan, shard), plan.world) for shard in shards]
     return [job for job in jobs if not is_made(job[2], digest)]
 
 
@@ -277,7 +280,7 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
             clip = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
         else:
             clip = make_clip(plan.sizes, tokenizer)
-        modules = contrastive_modules(clip)
+        modules = contrastive_modules(clip, lexicon(plan.world))
     return ContrastiveLearner(
         modules,
         plan.device,
@@ -292,6 +295,7 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
         texts=_texts_of(plan, plan.shard_paths("train")) if with_data else None,
         held_out=_loaded(plan, "held_out") if with_data else None,
         encode_captions=CaptionEncoder(tokenizer),
+        lexicon=lexicon(plan.world),
     )
 
 
@@ -388,7 +392,7 @@ def run_export(plan: Plan) -> None:
         _averaged(
             clip, plan.checkpoint("clip"), lambda: export.export_clip(target_clip, clip.model, tokenizer)
         )
-    export.write_vocabulary(plan.package / export.VOCABULARY_FILE)
+    export.write_vocabulary(plan.package / export.VOCABULARY_FILE, lexicon(plan.world))
     sizes = export.shipped_sizes(plan.package)
     for name, size in sizes.items():
         say(f"{name} {size / 2**20:.2f} MiB")

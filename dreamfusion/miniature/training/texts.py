@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from dreamfusion.miniature.captions import caption, plain_caption
+from dreamfusion.miniature.captions import plain_caption
 from dreamfusion.miniature.dataset import load_shard
+from dreamfusion.miniature.lexicon import Lexicon, lexicon
 from dreamfusion.miniature.training.data import view_words
 from dreamfusion.miniature.training.labels import labels, wrong_by_one
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder
@@ -63,7 +64,11 @@ def scene_number(spec: SceneSpec) -> int:
 
 
 def make_texts(
-    specs: Sequence[SceneSpec], views: Sequence[str], encode: CaptionEncoder, rng: np.random.Generator
+    specs: Sequence[SceneSpec],
+    views: Sequence[str],
+    encode: CaptionEncoder,
+    rng: np.random.Generator,
+    words: Lexicon,
 ) -> Texts:
     """`VARIANTS` captions of each kind for each picture."""
     captions: list[str] = []
@@ -72,11 +77,11 @@ def make_texts(
     wrong_names: list[int] = []
     for spec, view in zip(specs, views, strict=True):
         for _ in range(VARIANTS):
-            captions.append(caption(spec, view, rng))
+            captions.append(words.caption(spec, view, rng))
             seen = view if rng.random() < JUDGED_VIEW_SHARE else None
-            other = wrong_by_one(spec, rng)
-            judged.append(caption(spec, seen, rng))
-            wrong.append(caption(other, seen, rng))
+            other = wrong_by_one(spec, rng, words)
+            judged.append(words.caption(spec, seen, rng))
+            wrong.append(words.caption(other, seen, rng))
             wrong_names.append(scene_number(other))
     shape = (len(specs), VARIANTS, -1)
     return Texts(
@@ -85,7 +90,7 @@ def make_texts(
         wrong=encode(wrong).short().reshape(shape),
         names=torch.tensor([scene_number(spec) for spec in specs]),
         wrong_names=torch.tensor(wrong_names).reshape(len(specs), VARIANTS),
-        labels=torch.tensor([labels(spec) for spec in specs]).short(),
+        labels=torch.tensor([labels(spec, words) for spec in specs]).short(),
     )
 
 
@@ -104,13 +109,13 @@ def is_made(target: Path, digest: str) -> bool:
         return (file.metadata() or {}).get("tokenizer") == digest
 
 
-def write_texts(shard: Path, tokenizer: Path, target: Path) -> Path:
+def write_texts(shard: Path, tokenizer: Path, target: Path, world: str = "core") -> Path:
     """Makes the texts of a shard's pictures and writes them under a temporary name, then renames; same shard, same bytes."""
     pictures = load_shard(shard)
     rng = np.random.default_rng(list(shard.stem.encode()))
     encode = CaptionEncoder(CLIPTokenizer.from_pretrained(tokenizer))
     views = view_words(pictures.azimuth_deg, pictures.elevation_deg)
-    made = make_texts(pictures.specs, views, encode, rng)
+    made = make_texts(pictures.specs, views, encode, rng, lexicon(world))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     tensors = {field.name: getattr(made, field.name).contiguous() for field in fields(made)}
