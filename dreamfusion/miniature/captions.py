@@ -69,7 +69,11 @@ def view_word(azimuth_deg: float | int, elevation_deg: float | int) -> str:
 
 
 def with_article(phrase: str) -> str:
-    """ "a red car", "an orange cat"."""
+    """ "a red car", "an orange cat"; "red scissors", which come in pairs, take none."""
+    word = phrase.split()[-1]
+    # Ends that are not a plural's: glass, cactus, tennis, triceratops.
+    if word.endswith("s") and not word.endswith(("ss", "us", "is", "ops")) and " of " not in phrase:
+        return phrase
     return f"{'an' if phrase.startswith(tuple('aeiou')) else 'a'} {phrase}"
 
 

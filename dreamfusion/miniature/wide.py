@@ -59,6 +59,8 @@ HELD_OUT_MESH_SHARE = 0.25
 SOLID_SHARE = 0.3
 OWN_COLORS_SHARE = 0.65
 PROPORTIONS = 0.06
+# The least size, beside its roof, of a thing that stands under it.
+LEAST_BELOW = 0.25
 
 
 @dataclass(frozen=True)
@@ -410,6 +412,10 @@ def _under(lower: Body, upper: Body) -> tuple[Body, Body]:
         return below, above
     extent = lower.extent
     scale = min(2 * room.half_x / extent[0], 2.1 * room.half_z / extent[2], 0.94 * room.y / extent[1])
+    if scale * _share(lower, upper) < LEAST_BELOW:
+        # No room to speak of (a folded umbrella, a table on crossed legs): what is above lies on what is below.
+        above, below = _on(upper, lower)
+        return below, above
     made = _centred(lower.scaled(float(scale)), room.x, room.z)
     return made.moved(0.0, float(upper.low[1] - made.low[1]), 0.0), upper
 
@@ -444,3 +450,70 @@ def _points(body: Body) -> np.ndarray:
         raw: Tensor = surface_points(body.geometry).reshape(-1, 3)
         return raw.numpy().astype(float) * body.scale + body.shift
     return body.geometry.vertices.astype(float) * body.scale + body.shift
+
+
+# ------------------------------------------------------------------------------------------------- looking
+
+
+def draw_scenes(
+    world: WideWorld, specs: Sequence[SceneSpec], seed: int = 0, size: int = 64, across: int = 10
+) -> np.ndarray:
+    """A contact sheet: each scene from the front and from the right above, with its caption. uint8 "height width 3"."""
+    from PIL import Image, ImageDraw
+
+    from dreamfusion.cameras import orbit_cameras
+    from dreamfusion.miniature.captions import plain_caption
+    from dreamfusion.miniature.pictures import Lights
+    from dreamfusion.miniature.rasterize import pack_triangles, render
+    from dreamfusion.miniature.solids import pack
+
+    cameras = orbit_cameras(torch.tensor([15.0, 50.0]), torch.tensor([10.0, 35.0]), 2.5, 43.5, size)
+    lights = Lights(
+        cameras.positions + torch.tensor([0.6, 0.9, 0.3]), torch.full((2,), 0.45), torch.full((2,), 0.55)
+    )
+    cell_w, cell_h = 2 * size + 20, size + 26
+    sheet = Image.new("RGB", (across * cell_w, math.ceil(len(specs) / across) * cell_h), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for index, spec in enumerate(specs):
+        scene = world.compose(spec, np.random.default_rng([seed, index]))
+        solids, triangles = pack([scene.solids] * 2), pack_triangles([scene.triangles] * 2)
+        picture = render(solids, triangles, cameras, torch.full((2, size, size, 3), 0.9), lights)
+        row = (picture.rgb.permute(1, 0, 2, 3).reshape(size, 2 * size, 3) * 255 + 0.5).to(torch.uint8).numpy()
+        x, y = (index % across) * cell_w, (index // across) * cell_h
+        sheet.paste(Image.fromarray(row), (x, y + 24))
+        words = plain_caption(spec).split()
+        half = len(words) if len(words) < 4 else (len(words) + 1) // 2
+        draw.text((x + 2, y), " ".join(words[:half]), fill=(0, 0, 0))
+        draw.text((x + 2, y + 12), " ".join(words[half:]), fill=(0, 0, 0))
+    return np.asarray(sheet)
+
+
+def main() -> None:
+    """Draws random scenes, or nouns by their meshes."""
+    import argparse
+
+    from PIL import Image
+
+    parser = argparse.ArgumentParser(description="Draw the wide world.")
+    parser.add_argument("--sheet", required=True, help="PNG file to write")
+    parser.add_argument("--meshes", type=Path, default=DEFAULT_MESHES)
+    parser.add_argument("--scenes", type=int, default=100, help="that many random scenes")
+    parser.add_argument("--split", default="train", choices=["train", "held_out"])
+    parser.add_argument("--nouns", nargs="*", help="instead of scenes every variant of these nouns")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    world = WideWorld.open(options.meshes)
+    rng = np.random.default_rng(options.seed)
+    if options.nouns:
+        specs = [
+            SceneSpec((Thing(name, None, variant),))
+            for name in options.nouns
+            for variant in world.nouns[name].variants
+        ]
+    else:
+        specs = [world.sample_spec(rng, options.split) for _ in range(options.scenes)]
+    Image.fromarray(draw_scenes(world, specs, options.seed)).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -76,3 +76,11 @@ def test_plurals(one: str, many: str) -> None:
 def test_other_worlds_are_refused() -> None:
     with pytest.raises(ValueError, match="core and wide"):
         lexicon("middle")
+
+
+@pytest.mark.parametrize(
+    ("noun", "said"),
+    [("scissors", "scissors"), ("bus", "a bus"), ("wine glass", "a wine glass"), ("octopus", "an octopus")],
+)
+def test_what_comes_in_pairs_has_no_article(noun: str, said: str) -> None:
+    assert captions.plain_caption(SceneSpec((Thing(noun),))) == said

@@ -211,6 +211,18 @@ def test_under_means_within_the_room(world: WideWorld) -> None:
     assert lower.low[1] == pytest.approx(roof.low[1], abs=1e-6)
 
 
+def test_under_a_thing_without_room_carries_it(world: WideWorld) -> None:
+    # A long thing would have to be tiny to stand below the desk.
+    below, above = wide.arranged(
+        "under",
+        world.body(Thing("doll"), np.random.default_rng(0))[0].scaled(1.0, 4.0, 1.0),
+        world.body(Thing("desk"), np.random.default_rng(0))[0].scaled(1.0, 0.3, 1.0),
+        np.random.default_rng(0),
+    )
+    assert above.low[1] > below.low[1] + 0.5 * below.extent[1]
+    assert abs(gap_below(above, below)[0]) < 0.05
+
+
 def test_next_to_stand_on_one_floor_without_touching(world: WideWorld) -> None:
     a, b = scene(world, "doll", "next to", "car")
     assert a.low[1] == pytest.approx(b.low[1], abs=1e-6)
@@ -283,3 +295,11 @@ def test_ground_truth_of_a_caption_can_be_built(world: WideWorld) -> None:
         [SceneSpec((Thing("slab", "red"),))], rng, random_views(rng, 1), world=world
     )
     assert images.shape == (1, 64, 64, 3) and len(cameras) == 1
+
+
+def test_a_sheet_shows_each_scene_twice(world: WideWorld) -> None:
+    specs = [SceneSpec((Thing("block", "red", "t/block"),)), SceneSpec((Thing("duck"), Thing("slab")), "on")]
+    sheet = wide.draw_scenes(world, specs, size=32, across=2)
+    assert sheet.shape == (32 + 26, 2 * (2 * 32 + 20), 3)
+    red = (sheet[24:56, :64, 0] > 120) & (sheet[24:56, :64, 1] < 60)
+    assert red[:, :32].sum() > 100 and red[:, 32:].sum() > 100
