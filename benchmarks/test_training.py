@@ -1,4 +1,4 @@
-"""A whole training step of the miniature preset and its parts; the guidance alone; the mesh."""
+"""A whole training step of the miniature preset and its parts; the guidance alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import statistics
 
 import torch
 
-from dreamfusion.assets.mesh import extract_mesh
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.training.trainer import Trainer
 
@@ -36,11 +35,3 @@ def test_guidance_step(benchmark, fitted):
         guidance(picture, camera.azimuth_deg, camera.elevation_deg, 0, noise, timesteps).loss.backward()
 
     benchmark.pedantic(step, rounds=15, warmup_rounds=2)
-
-
-def test_mesh_128(benchmark, fitted):
-    """Marching cubes at 128 cells with the threshold found by silhouettes."""
-    benchmark.pedantic(
-        lambda: extract_mesh(fitted.renderer.scene.field, 1.0, resolution=128, renderer=fitted.renderer),
-        rounds=2,
-    )

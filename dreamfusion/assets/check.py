@@ -139,7 +139,7 @@ class _Shape:
         faces = np.asarray(mesh.faces)
         if getattr(mesh.visual, "uv", None) is not None:
             material = mesh.visual.material
-            picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+            picture: Any = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
             # trimesh turns every format's coordinates to an origin at the bottom left.
             uvs = np.asarray(mesh.visual.uv) * [1, -1] + [0, 1]
             return _Shape(vertices, faces, None, uvs, np.asarray(picture.convert("RGB")) / 255.0)

@@ -88,7 +88,7 @@ def page_html(data: Mapping[str, Any]) -> str:
         data: `prompt`, `run`, `step`, `steps`, `status`, `settings` (text), `curves`, `previews` (each a `step` and a
             `src`), `mesh` (see `mesh_data`), and `live`: whether the page is to ask for `data.json` again and again.
     """
-    parts = {name: files(__package__).joinpath("viewer", name).read_text(encoding="utf-8")
+    parts = {name: files("dreamfusion.assets").joinpath("viewer", name).read_text(encoding="utf-8")
              for name in ("page.html", "style.css", "viewer.js")}  # fmt: skip
     # Inside a script element nothing is markup but its own end.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

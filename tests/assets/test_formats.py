@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -233,7 +235,7 @@ def test_glb_holds_the_very_picture_and_coordinates(textured, tmp_path):
     material = tree["materials"][0]
     assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
     assert material["extensions"] == {"KHR_materials_unlit": {}} and tree["extensionsUsed"]
-    (again,) = trimesh.load_scene(path, process=False).geometry.values()
+    (again,) = list[Any](trimesh.load_scene(path, process=False).geometry.values())
     assert np.array_equal(np.asarray(again.visual.material.baseColorTexture.convert("RGB")), texture.image)
 
 
@@ -241,7 +243,7 @@ def test_obj_names_its_material_and_the_material_its_picture(textured, tmp_path)
     mesh, texture = textured
     write_mesh(mesh, tmp_path / "head.obj", texture=texture)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["head.mtl", "head.obj", "head.png"]
-    again = trimesh.load_mesh(tmp_path / "head.obj", process=False)
+    again: Any = trimesh.load_mesh(tmp_path / "head.obj", process=False)
     assert np.array_equal(np.asarray(again.visual.material.image.convert("RGB")), texture.image)
     # A corner's colour: OBJ counts v from the bottom.
     corners = np.asarray(again.visual.uv)[again.faces] * [1, -1] + [0, 1]
@@ -261,7 +263,7 @@ def test_a_texture_for_a_format_without_pictures_is_refused(textured, tmp_path, 
 def test_3mf_stands_on_the_bed_in_millimetres_with_colours(head, tmp_path):
     with zipfile.ZipFile(write_mesh(head, tmp_path / "head.3mf")) as archive:
         assert archive.namelist()[0] == "[Content_Types].xml" and archive.testzip() is None
-        root = ElementTree.fromstring(archive.read("3D/3dmodel.model"))
+        root: Any = ElementTree.fromstring(archive.read("3D/3dmodel.model"))
     core = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
     material = "{http://schemas.microsoft.com/3dmanufacturing/material/2015/02}"
     assert root.get("unit") == "millimeter"
@@ -283,8 +285,10 @@ def test_3mf_stands_on_the_bed_in_millimetres_with_colours(head, tmp_path):
 @pytest.mark.parametrize("kind", ["texture", "vertex"])
 def test_usdz_passes_usds_own_validators(head, textured, tmp_path, kind):
     pytest.importorskip("pxr", reason="usd-core is an optional extra")
-    from pxr import Usd, UsdGeom, UsdValidation
-
+    # Filled by C++ when they are imported, which no type checker sees.
+    Usd, UsdGeom, UsdValidation = (
+        importlib.import_module(f"pxr.{name}") for name in ("Usd", "UsdGeom", "UsdValidation")
+    )
     mesh, texture = textured if kind == "texture" else (head, None)
     path = write_mesh(mesh, tmp_path / "head.usdz", texture=texture, height_cm=30)
     validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
@@ -303,3 +307,20 @@ def test_usdz_without_the_library_says_how_to_get_it(head, tmp_path, monkeypatch
     with pytest.raises(OutputError, match="usd-core"):
         write_mesh(head, tmp_path / "head.usdz")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_writing_leaves_no_half_of_a_file(textured, tmp_path, monkeypatch):
+    path = tmp_path / "head.obj"
+    path.write_text("old")
+    write = Path.write_bytes
+
+    def interrupted(self, data):
+        write(self, data[: len(data) // 2])
+        if self.suffix == ".obj":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_mesh(textured[0], path, texture=textured[1])
+    assert path.read_text() == "old"
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]

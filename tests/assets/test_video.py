@@ -283,7 +283,8 @@ def test_moving_pictures_keep_every_pixel_and_their_alpha(tmp_path, format):
     for index, frame in enumerate(frames):
         frame[: index + 1, :, 3] = 0
     path = write_video(frames, tmp_path / f"a.{format}", fps=20)
-    with Image.open(path) as again:
+    with Image.open(path) as opened:
+        again: Any = opened
         assert again.n_frames == 4
         for index, frame in enumerate(frames):
             again.seek(index)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from trimesh.visual import ColorVisuals
 
 from dreamfusion.assets.formats import glb_bytes
 from dreamfusion.assets.page import MeshOnPage, mesh_data, page_html, png_address, write_page
@@ -122,7 +123,7 @@ def test_a_page_without_a_mesh_says_so(browser, tmp_path):
 def test_a_served_page_follows_the_run(browser):
 
     mesh, _ = painted_box()
-    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.tile([220, 0, 0, 255], (36, 1)))
+    mesh.visual = ColorVisuals(mesh, vertex_colors=np.tile([220, 0, 0, 255], (36, 1)))
     content = glb_bytes(mesh)
     state = data(None, live=True, status="running")
 

@@ -55,7 +55,8 @@ def test_thinning_keeps_the_ends_and_spreads_evenly(count):
 
 
 def test_a_mesh_is_inside_or_elsewhere():
-    assert mesh_data(MeshOnPage(5, "1", glb=b"abc"))["base64"] == "YWJj"
+    inside = mesh_data(MeshOnPage(5, "1", glb=b"abc"))
+    assert inside is not None and inside["base64"] == "YWJj"
     assert mesh_data(MeshOnPage(5, "1", src="mesh.glb")) == {"faces": 5, "version": "1", "src": "mesh.glb"}
     assert mesh_data(None) is None
 
