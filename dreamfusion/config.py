@@ -391,6 +391,13 @@ class EmbeddingConfig(_Strict):
     word: str | None = Field(default=None, description="how prompts call it; None: as the file does")
 
 
+class TinyAutoencoderConfig(_Strict):
+    """A small encoder for the first part of a run (TAESD's layout); nothing for models without an autoencoder."""
+
+    model: str = Field(description="directory in diffusers' layout, or hub id, such as madebyollin/taesd")
+    steps: int = Field(gt=0, description="optimiser iterations before the model's own autoencoder takes over")
+
+
 class GuidanceConfig(_Strict):
     """Score distillation from a frozen diffusion model (DreamFusion, eq. 3)."""
 
@@ -401,6 +408,7 @@ class GuidanceConfig(_Strict):
         default=None,
         description="alias or directory whose settings and tokenizer a single file is read with; None: told from the file",
     )
+    tiny_autoencoder: TinyAutoencoderConfig | None = None
     loras: tuple[LoraConfig, ...] = ()
     embeddings: tuple[EmbeddingConfig, ...] = ()
     guidance_scale: float = Field(default=10.0, description="s in eps_uncond + s (eps_cond - eps_uncond)")

@@ -113,6 +113,10 @@ class DiffusionGuidance(ABC):
     def encode(self, images: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b c h8 w8"]:
         """Latents of images in [0, 1], float32, differentiable: scaled to the model's size, mapped to [-1, 1], encoded."""
 
+    def encode_at(self, images: Float[Tensor, "b h w 3"], step: int) -> Float[Tensor, "b c h8 w8"]:
+        """`encode` as an optimiser iteration has it: families with a faster encoder may use that at first."""
+        return self.encode(images)
+
     @abstractmethod
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b h w 3"]:
         """Images in [0, 1], float32, of latents; never part of a training step."""
@@ -144,7 +148,7 @@ class DiffusionGuidance(ABC):
         Both generators are the CPU's; each view draws its own timestep and its own noise.
         """
         with record_function("guidance.vae"):
-            latents = self.encode(images)
+            latents = self.encode_at(images, step)
         timesteps = self.timesteps_at(step, len(images), timestep_generator)
         noise = torch.randn(latents.shape, generator=noise_generator).to(latents)
         gradient = self.gradient(latents.detach(), noise, timesteps, azimuth_deg, elevation_deg, step)

@@ -17,6 +17,7 @@ from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, 
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
+from dreamfusion.guidance.tiny_autoencoder import load_tiny_autoencoder
 
 
 class StableDiffusionGuidance(DiffusionGuidance):
@@ -25,6 +26,10 @@ class StableDiffusionGuidance(DiffusionGuidance):
     def _load_autoencoder(self) -> None:
         self.vae_dtype = vae_dtype(self.dtype, self.device)
         self.vae = load_part(self.directory, "vae", self.vae_dtype, self.device)
+        tiny = self.config.tiny_autoencoder
+        self.tiny_vae: Any = None
+        if tiny is not None:
+            self.tiny_vae = load_tiny_autoencoder(tiny.model, self.vae, self.vae_dtype, self.device)
 
     @property
     def latent_scale(self) -> int:
@@ -39,6 +44,14 @@ class StableDiffusionGuidance(DiffusionGuidance):
         planes = self._planes(images).to(self.device, self.vae_dtype)
         posterior = self.vae.encode(planes.contiguous(memory_format=torch.channels_last)).latent_dist
         return (posterior.mode().float() - self._shift) * self.vae.config.scaling_factor
+
+    def encode_at(self, images: Float[Tensor, "b h w 3"], step: int) -> Float[Tensor, "b c h8 w8"]:
+        """`encode`, or in the first steps what the tiny autoencoder says, whose latents are scaled already."""
+        tiny = self.config.tiny_autoencoder
+        if tiny is None or step >= tiny.steps:
+            return self.encode(images)
+        planes = self._planes(images).to(self.device, self.vae_dtype)
+        return self.tiny_vae.encode(planes.contiguous(memory_format=torch.channels_last)).latents.float()
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b h w 3"]:
