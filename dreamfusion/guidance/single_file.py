@@ -118,16 +118,19 @@ def convert(file: Path, family: Family, settings: Path, target: Path, half_preci
 
 
 def _check_text_encoder(file: Path, pipeline: Any) -> None:
-    # The reader takes what it recognises and leaves the rest at random, without a word.
+    # The reader takes what it recognises and leaves the rest at random, or without contents, and says nothing.
     import torch
     from safetensors import safe_open
 
-    encoder = pipeline.text_encoder
-    embedding = encoder.get_input_embeddings().weight.detach()
     with safe_open(file, framework="pt") as tensors:
         names = [name for name in tensors.keys() if name.endswith("token_embedding.weight")]  # noqa: SIM118
         tables = [tensors.get_tensor(name) for name in names]
-    if not any(
-        table.shape == embedding.shape and torch.equal(table.to(embedding), embedding) for table in tables
-    ):
-        raise ValueError("it has no text encoder that can be read")
+    for encoder in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+        if encoder is None:
+            continue
+        embedding = encoder.get_input_embeddings().weight.detach()
+        read = not any(parameter.is_meta for parameter in encoder.parameters()) and any(
+            table.shape == embedding.shape and torch.equal(table.to(embedding), embedding) for table in tables
+        )
+        if not read:
+            raise ValueError("it has no text encoder that can be read")
