@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dreamfusion.errors import MeshError
 from dreamfusion.posed_images.mesh_renderer import surface_colours
@@ -55,7 +55,7 @@ class SolidMesh:
             np.concatenate([np.argwhere(self.occupancy), surface_cells(self.occupancy)]), axis=0
         )
         middles = (cells + 0.5) / resolution * 2 * self.radius - self.radius
-        nearest = cKDTree(points).query(middles)[1]
+        nearest = KDTree(points).query(middles)[1]
         self._colours = np.full((resolution, resolution, resolution, 3), 0.5, dtype=np.float32)
         self._colours[tuple(cells.T)] = surface_colours(mesh, face, shares)[nearest]
 

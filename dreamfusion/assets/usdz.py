@@ -1,3 +1,5 @@
+# usd-core fills its modules when they are imported, which no type checker sees.
+# pyright: reportAttributeAccessIssue=false
 """USDZ, what phones show in a room: a package of a USD crate and a picture, by the optional library usd-core."""
 
 # usd-core's modules are filled by C++ when they are imported, which no type checker sees.

@@ -286,8 +286,9 @@ def train_run(
     def load(config: ExperimentConfig, device: str) -> Trainer:
         event(event="started", run=run.path, prompt=config.prompt, device=device, steps=config.training.steps)
         with busy(f"loading {config.guidance.model if config.data is None else config.data.path}"):
-            known = dataset is not None and config.data is not None
-            photographs = Photographs(dataset, config.data.rays_per_step) if known else None
+            photographs = None
+            if dataset is not None and config.data is not None:
+                photographs = Photographs(dataset, config.data.rays_per_step)
             trainers.append(Trainer(config, device, photographs=photographs))
         if config.init is not None and not checkpoint.listing(run.checkpoints):
             start_from(trainers[0], config.init)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import trimesh
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dreamfusion.posed_images.mesh_renderer import visible_points
 
@@ -57,8 +57,8 @@ def surface_agreement(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, seed: int =
     (points, normals), (true_points, true_normals) = (
         _seen(surface, middle, radius, generator) for surface in (mesh, truth)
     )
-    to_truth, nearest_true = cKDTree(true_points).query(points)
-    to_mesh, nearest = cKDTree(points).query(true_points)
+    to_truth, nearest_true = KDTree(true_points).query(points)
+    to_mesh, nearest = KDTree(points).query(true_points)
     forth = np.abs((normals * true_normals[nearest_true]).sum(-1)).mean()
     back = np.abs((true_normals * normals[nearest]).sum(-1)).mean()
     accuracy, completeness = float(to_truth.mean()), float(to_mesh.mean())

@@ -47,7 +47,7 @@ def render_mesh(
     """
     side = size * supersample
     screen, ahead = _projected(mesh, c2w, fovy_deg, side)
-    in_front, safe = (ahead > _NEAR).all(axis=1), np.maximum(ahead, _NEAR)
+    in_front, safe = np.asarray((ahead > _NEAR).all(axis=1)), np.maximum(ahead, _NEAR)
     face, shares, point = _nearest(screen, safe, in_front, side)
     colours = surface_colours(mesh, face, shares)
     if light is not None:
@@ -70,7 +70,9 @@ def visible_points(
 ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
     """Where the rays of one picture meet the surface first, and the unit normals of the faces there, towards the eye."""
     screen, ahead = _projected(mesh, c2w, fovy_deg, side)
-    face, shares, _ = _nearest(screen, np.maximum(ahead, _NEAR), (ahead > _NEAR).all(axis=1), side)
+    face, shares, _ = _nearest(
+        screen, np.maximum(ahead, _NEAR), np.asarray((ahead > _NEAR).all(axis=1)), side
+    )
     points = (np.asarray(mesh.triangles)[face] * shares[..., None]).sum(axis=1)
     normals = np.asarray(mesh.face_normals)[face]
     away = (normals * (c2w[:3, 3] - points)).sum(axis=-1) < 0

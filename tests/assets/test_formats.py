@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """Mesh files, read back by trimesh and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """What is inside is known for boxes and balls; a start from a mesh or a field ends where it should."""
 
 from __future__ import annotations

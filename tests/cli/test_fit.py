@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """`dreamfusion fit` from a mesh's pictures to the numbers, as it is typed; and what it says when it cannot."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """Distances between surfaces that are known by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """The page in a real browser: it loads from a file, draws, turns, and has nothing to complain of.
 
 Left out where there is no Chromium or Chrome; `tests/page/test_page.py` looks at the file itself.

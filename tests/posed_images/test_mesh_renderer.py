@@ -1,3 +1,5 @@
+# trimesh's and usd-core's annotations are narrower, or wider, than what they return.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """The ground truth's own truth: a sphere and a quad whose pictures are known in closed form."""
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _main_faces(corners: np.ndarray, rgb: np.ndarray, material: np.ndarray, coun
 
 def _looked_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     h, w, _ = texture.shape
-    known = ~np.isnan(uv).any(-1)
+    known = np.asarray(~np.isnan(uv).any(-1))
     u, v = np.where(known[..., None], uv, 0.0).transpose(2, 0, 1)
     column = np.floor((u % 1.0) * w).astype(int).clip(0, w - 1)
     row = np.floor((1.0 - v % 1.0) * h).astype(int).clip(0, h - 1)

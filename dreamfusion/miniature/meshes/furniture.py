@@ -100,10 +100,17 @@ class FurnitureLibrary:
             def get(key: str, i: int = i, default: str = "") -> str:
                 return self.properties.get(f"{key}#{i}", default)
 
-            size = tuple(float(get(key, default="0")) for key in ("width", "height", "depth"))
+            width, height, depth = (float(get(key, default="0")) for key in ("width", "height", "depth"))
             rotation = tuple(float(v) for v in get("modelRotation").split())
             made.append(
-                Entry(get("name"), get("category"), get("creator"), get("model").lstrip("/"), size, rotation)
+                Entry(
+                    get("name"),
+                    get("category"),
+                    get("creator"),
+                    get("model").lstrip("/"),
+                    (width, height, depth),
+                    rotation,
+                )
             )
         return made
 
