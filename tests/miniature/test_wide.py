@@ -48,7 +48,7 @@ def boxes(*parts: tuple[tuple[float, float, float], tuple[float, float, float]])
     for extents, centre in parts:
         box = trimesh.creation.box(extents).subdivide().subdivide().subdivide()
         made.append(box.apply_translation(centre))
-    return trimesh.util.concatenate(made)
+    return trimesh.util.concatenate(made)  # pyright: ignore[reportReturnType]
 
 
 def shapes() -> dict[str, Mesh]:
@@ -62,7 +62,7 @@ def shapes() -> dict[str, Mesh]:
         **{f"t/block{k}": baked(boxes(((0.5, 0.5, 0.5), (0, 0.25, 0)))) for k in ("", "2", "3", "4")},
         "t/bucket": baked(boxes(((1, 0.06, 1), (0, 0.03, 0)), *walls), (0.2, 0.3, 0.9)),
         "t/desk": baked(boxes(((1.1, 0.06, 0.7), (0, 0.73, 0)), *legs)),
-        "t/doll": baked(trimesh.util.concatenate([boxes(((0.4, 1.05, 0.3), (0, 0.525, 0))), ball])),
+        "t/doll": baked(boxes(((0.4, 1.05, 0.3), (0, 0.525, 0))) + ball),
         "t/cap": baked(boxes(((0.4, 0.25, 0.4), (0, 0.15, 0)), ((0.6, 0.05, 0.6), (0, 0.025, 0)))),
         "t/car": baked(boxes(((0.5, 0.4, 1), (0, 0.2, 0)))),
     }

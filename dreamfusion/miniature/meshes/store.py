@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -82,10 +83,7 @@ class MeshStore:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise DreamfusionError(f"the meshes in {folder} are of another format", hint=HINT)
-            self.records = {
-                entry["id"]: Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
-                for entry in content["meshes"]
-            }
+            self.records = {entry["id"]: _record(entry) for entry in content["meshes"]}
             self._file = safe_open(folder / MESHES, "numpy")
             self._vertex_starts = self._file.get_tensor("vertex_starts")
             self._face_starts = self._file.get_tensor("face_starts")
@@ -116,6 +114,11 @@ class MeshStore:
             part("rgb", faces).astype(np.float32) / 255,
             part("free", faces).astype(bool),
         )
+
+
+def _record(entry: dict[str, Any]) -> Record:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Record(**values)
 
 
 LICENCE_NAMES = {
