@@ -16,7 +16,7 @@ from dreamfusion.runs import directory
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "run", "prompt", "rank", "views_first", "rank_geometry", "views_first_geometry", "similarity", "taken_for",
     "janus", "consistency", "psnr", "ssim",
 )  # fmt: skip
