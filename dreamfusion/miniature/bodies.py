@@ -256,7 +256,8 @@ def find_inside(body: Body) -> Place | None:
     floor = np.isfinite(top) & (top < rim - 0.2 * height)
     floor[[0, -1]] = floor[:, [0, -1]] = False
     # A hollow is closed: what can be reached from the grid's edge over low columns is outside.
-    piece = _largest(floor & ndimage.binary_fill_holes(np.isfinite(top) & (top > rim - 0.15 * height)))
+    enclosed = ndimage.binary_fill_holes(np.isfinite(top) & (top > rim - 0.15 * height))
+    piece = _largest(floor & np.asarray(enclosed, dtype=bool))
     if piece is None or piece.sum() < 0.1 * np.isfinite(top).sum():
         return None
     return _place(body, piece, float(np.median(top[piece])))

@@ -218,9 +218,9 @@ def load_shard(path: str | Path) -> Shard:
 
 def _job(arguments: tuple[Path, int, int, Split, str, Path | None]) -> Path:
     torch.set_num_threads(1)
-    *plain, meshes = arguments
+    path, seed, count, split, device, meshes = arguments
     world = None if meshes is None else _opened(meshes)
-    return make_shard(*plain, world)  # pyright: ignore[reportArgumentType]
+    return make_shard(path, seed, count, split, device, world)
 
 
 @cache
