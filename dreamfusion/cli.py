@@ -98,13 +98,6 @@ class What(StrEnum):
     opacity = "opacity"
 
 
-class View(StrEnum):
-    front = "front"
-    side = "side"
-    back = "back"
-    overhead = "overhead"
-
-
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to make, in quotes.", show_default=False)]
 Run = Annotated[
     str | None,
@@ -489,27 +482,33 @@ def view(
 def sample(
     prompt: Prompt,
     view: Annotated[
-        View | None, typer.Option(help="Add the words of this view, as training does.", show_default=False)
+        str,
+        typer.Option(metavar="VIEW,...", help="Add a view's words: front, side, back, overhead, none, all."),
+    ] = "none",
+    seed: Annotated[str, typer.Option(metavar="N,...", help="Same seed, same image.")] = "0",
+    guidance_scale: Annotated[str, typer.Option(metavar="S,...", help="1 is no guidance.")] = "7.5",
+    count: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Seeds from --seed on; 4.", show_default=False)
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=64, help="Images on the sheet.")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.")] = 7.5,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
+    scheduler: Annotated[
+        str, typer.Option(metavar="NAME", help="diffusers' sampler, such as DPMSolverMultistep.")
+    ] = "DDIM",
     model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.")] = "miniature",
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: in outputs/samples/.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="The sheet; default: in outputs/samples/.", show_default=False),
     ] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Show the frozen model's own images of PROMPT.
+    """Show the frozen model's own images of PROMPT, as a sheet and one by one.
 
-    Look here first when an object fails: what the model cannot draw, it cannot teach.
+    Several views, seeds and scales, with commas, make a grid. Look here first when an object fails: what the model
+    cannot draw, it cannot teach.
     """
     from dreamfusion.commands.sample import SampleRequest, sample
 
-    request = SampleRequest(
-        prompt, None if view is None else view.value, count, steps, guidance_scale, seed, model, output
-    )
+    request = SampleRequest(prompt, view, seed, guidance_scale, count, steps, scheduler, model, output)
     sample(request, device.value)
 
 

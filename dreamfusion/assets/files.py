@@ -11,6 +11,9 @@ from pathlib import Path
 
 from dreamfusion.errors import OutputError
 
+STILLS = ("png", "jpg", "jpeg", "webp")
+"""Endings of the pictures that `images.write_image` writes."""
+
 
 def choose_format(path: Path, format: str | None, known: Sequence[str]) -> str:
     """The format asked for, or the one that the path's ending names.

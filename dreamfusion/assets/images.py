@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 from torch import Tensor
 
-from dreamfusion.assets.files import atomic_path, choose_format
+from dreamfusion.assets.files import STILLS, atomic_path, choose_format
 from dreamfusion.errors import ConfigError
 
 What = Literal["rgb", "normal", "depth", "opacity"]
@@ -130,7 +130,7 @@ def write_image(
         OutputError: unknown format, or the file cannot be written.
     """
     path = Path(path)
-    chosen = choose_format(path, format, ("png", "jpg", "jpeg", "webp"))
+    chosen = choose_format(path, format, STILLS)
     encoder = {"png": "PNG", "webp": "WEBP"}.get(chosen, "JPEG")
     # WebP forgets the colours of clear texels unless it is lossless.
     options = {"lossless": True} if encoder == "WEBP" else {}

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from dreamfusion.assets.images import to_uint8
 
 GAP = 6
 TEXT_HEIGHT = 18
+
+
+def cell(image: Float[torch.Tensor, "h w 3"], side: int, smooth: bool = True) -> UInt8[np.ndarray, "s s 3"]:
+    """A picture in [0, 1] as a square of `side` pixels for a sheet; not smooth: its texels stay squares."""
+    planes = image.permute(2, 0, 1)[None].float().cpu()
+    options = {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest"}
+    return to_uint8(F.interpolate(planes, (side, side), **options)[0].permute(1, 2, 0))
 
 
 def labelled_sheet(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.commands.finished import check_writable_file, find_run, load_view
+from dreamfusion.commands.lists import numbers
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError
@@ -38,7 +39,7 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     Raises:
         DreamfusionError: the source is neither picture nor run, no prompt, or of the kinds of models and outputs.
     """
-    fractions = _fractions(request.timesteps)
+    fractions = numbers("--timesteps", request.timesteps, 0, 1, example="0.1,0.5")
     picture = Path(request.source).expanduser()
     run = None if picture.is_file() else find_run(request.source, request.runs)
     config = GuidanceConfig() if run is None else run.config().guidance
@@ -67,18 +68,6 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
         guidance_scale=config.guidance_scale,
         gradient_norms=norms,
     )
-
-
-def _fractions(text: str) -> list[float]:
-    try:
-        fractions = [float(part) for part in text.split(",")]
-    except ValueError:
-        fractions = []
-    if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
-        raise ConfigError(
-            "--timesteps", expected="numbers from 0 to 1 with commas, such as 0.1,0.5", got=repr(text)
-        )
-    return fractions
 
 
 def _read(path: Path) -> Any:
@@ -121,8 +110,7 @@ def _explain(
         import numpy as np
         import torch
 
-        from dreamfusion.assets.images import to_uint8
-        from dreamfusion.assets.sheets import labelled_sheet
+        from dreamfusion.assets.sheets import cell, labelled_sheet
         from dreamfusion.doctor import choose_device
         from dreamfusion.guidance.diffuse import diffuse
         from dreamfusion.guidance.factory import make_guidance
@@ -137,19 +125,17 @@ def _explain(
             request.elevation_deg,
         )
 
-    def shown(picture: Any, mode: str = "bilinear") -> Any:
-        planes = picture.permute(2, 0, 1)[None].float().cpu()
-        scaled = torch.nn.functional.interpolate(planes, (SIDE, SIDE), mode=mode)
-        return to_uint8(scaled[0].permute(1, 2, 0))
-
     strongest = max(float(level.gradient.norm(dim=0).max()) for level in levels)
     white = torch.ones(1, 1, 3)
-    rows = [[shown(image), *[shown(white)] * 3]]
+    rows = [[cell(image, SIDE), *[cell(white, SIDE)] * 3]]
     for level in levels:
         # Latents have no colours: three of their channels, three standard deviations to either side of grey.
         noise = (level.predicted_noise[:3].permute(1, 2, 0) / 6 + 0.5).clamp(0, 1)
         pull = (level.gradient.norm(dim=0) / max(strongest, 1e-12))[..., None].expand(-1, -1, 3)
-        rows.append([shown(level.noisy), shown(noise, "nearest"), shown(level.clean), shown(pull, "nearest")])
+        rows.append([
+            cell(level.noisy, SIDE), cell(noise, SIDE, smooth=False),
+            cell(level.clean, SIDE), cell(pull, SIDE, smooth=False),
+        ])  # fmt: skip
     labels = ["picture", *(f"t = {level.timestep}" for level in levels)]
     sheet = labelled_sheet(np.stack([np.stack(row) for row in rows]), labels, COLUMNS)
     return sheet, {level.timestep: round(float(level.gradient.norm()), 4) for level in levels}

@@ -1,15 +1,27 @@
-"""`dreamfusion sample`: what the frozen model itself draws for a prompt."""
+"""`dreamfusion sample`: what the frozen model itself draws for a prompt, over views, seeds and guidance scales."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.commands.finished import check_writable_file
+from dreamfusion.commands.lists import integers, numbers, words
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import GuidanceConfig
+from dreamfusion.errors import ConfigError, OutputError
 from dreamfusion.progress import Bar, busy, result
+
+VIEWS = ("front", "side", "back", "overhead")
+SIDE = 256
+"""Pixels of a picture on the sheet at most; the single files have the model's own size."""
+SMALLEST = 128
+"""And at least, so that a small model's pictures can be seen."""
+COUNT = 4
+LARGEST = 1024
+"""Pictures of one call at most: a slip of the finger should not run for a day."""
 
 
 @dataclass(frozen=True)
@@ -17,70 +29,142 @@ class SampleRequest:
     """What the user asked for; see `dreamfusion sample --help`."""
 
     prompt: str
-    view: str | None
-    count: int
+    view: str
+    seed: str
+    guidance_scale: str
+    count: int | None
     steps: int
-    guidance_scale: float
-    seed: int
+    scheduler: str
     model: str
     output: Path | None
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Every combination of these is one picture; `none` among the views is the prompt without view words."""
+
+    views: list[str]
+    scales: list[float]
+    seeds: list[int]
+
+    def rows(self) -> Iterator[tuple[int, int, str]]:
+        """Indices of the view and the scale, and the words beside the sheet's row."""
+        for i, view in enumerate(self.views):
+            for j, scale in enumerate(self.scales):
+                yield i, j, f"s = {scale:g}" if view == "none" else f"{view}, s = {scale:g}"
+
+    def file_name(self, i: int, j: int, k: int) -> str:
+        view = "" if self.views[i] == "none" else f"{self.views[i]}-"
+        return f"{view}s{self.scales[j]:g}-seed{self.seeds[k]}.png"
+
+
 def sample(request: SampleRequest, device: str) -> None:
-    """Draw the images on one sheet, and say where it is.
+    """Draw the pictures, write them one by one and on one sheet, and say where they are.
 
     Raises:
-        PromptError, ModelNotFoundError, ModelUnsupportedError, DeviceError, OutputError.
+        ConfigError, PromptError, ModelNotFoundError, ModelUnsupportedError, DeviceError, OutputError.
     """
+    from dreamfusion.guidance.schedulers import check_scheduler
+
+    grid, scheduler = _grid(request), check_scheduler(request.scheduler)
     prompt = check_prompt(request.prompt)
     from dreamfusion.guidance.models import find_model
     from dreamfusion.runs.directory import slug
 
     find_model(request.model, probe_hub=True)
     tell_unknown_words(prompt, request.model)
-    name = f"{slug(prompt)}{'' if request.view is None else '-' + request.view}.png"
-    path = request.output or Path("outputs") / "samples" / name
-    check_writable_file(path)
-    sheet, text = _draw(request, prompt, device)
-    from dreamfusion.assets.images import write_image
-
-    path = write_image(sheet, path)
+    parts = [
+        slug(prompt),
+        *(v for v in grid.views if v != "none"),
+        *([scheduler] if scheduler != "DDIM" else []),
+    ]
+    path = request.output or Path("outputs") / "samples" / f"{'-'.join(parts)}.png"
+    folder = path.with_suffix("")
+    _check_output(path, folder)
+    images, texts = _draw(request, grid, scheduler, prompt, device)
+    single = _write(images, grid, path, folder)
     result(
-        f"{path}  {request.count} images of '{text}'",
+        f"{path}  {len(single)} images of {', '.join(repr(text) for text in texts)}; one by one in {folder}",
         event="sample",
         path=path,
-        text=text,
+        images=single,
+        texts=dict(zip(grid.views, texts, strict=True)),
         model=request.model,
-        count=request.count,
-        seed=request.seed,
+        scheduler=scheduler,
+        steps=request.steps,
+        guidance_scales=grid.scales,
+        seeds=grid.seeds,
     )
 
 
-def _draw(request: SampleRequest, prompt: str, device: str) -> tuple[Any, str]:
-    """The sheet's pixels and the text that was sampled."""
+def _grid(request: SampleRequest) -> Grid:
+    views = list(VIEWS) if request.view == "all" else words("--view", request.view, (*VIEWS, "none", "all"))
+    if "all" in views:
+        raise ConfigError("--view", expected="'all' by itself", got=repr(request.view))
+    scales = numbers("--guidance-scale", request.guidance_scale, 0, 1000, example="3,7.5")
+    # What torch's generators take.
+    seeds = integers("--seed", request.seed, 0, 2**63 - 1, example="0,7")
+    if len(seeds) == 1:
+        seeds = [seeds[0] + further for further in range(request.count or COUNT)]
+    elif request.count is not None:
+        raise ConfigError("--count goes with one seed", got=repr(request.seed), hint="leave --count out")
+    pictures = len(views) * len(scales) * len(seeds)
+    if pictures > LARGEST:
+        raise ConfigError("the grid is too large", expected=f"{LARGEST} pictures at most", got=str(pictures))
+    return Grid(views, scales, seeds)
+
+
+def _check_output(path: Path, folder: Path) -> None:
+    from dreamfusion.assets.files import STILLS, choose_format
+
+    choose_format(path, None, STILLS)
+    check_writable_file(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} cannot hold the single images", expected="a folder", got="a file")
+
+
+def _draw(
+    request: SampleRequest, grid: Grid, scheduler: str, prompt: str, device: str
+) -> tuple[Any, list[str]]:
+    """The pictures, "views scales seeds h w 3" in [0, 1], and each view's text."""
     from dreamfusion.doctor import choose_device
 
     with busy(f"loading {request.model}"):
         chosen = choose_device(device)
-        import torch
-
-        from dreamfusion.assets.images import contact_sheet, to_uint8
         from dreamfusion.guidance.factory import make_guidance
+        from dreamfusion.guidance.models import find_model
         from dreamfusion.guidance.prompts import ViewPrompts
+        from dreamfusion.guidance.sampling import sample_images
+        from dreamfusion.guidance.schedulers import check_steps
 
         config = GuidanceConfig(model=request.model)
-        text = (
-            prompt if request.view is None else ViewPrompts(prompt, config.view_prompts).texts()[request.view]
-        )
+        directory = find_model(request.model).directory
+        if directory is not None:
+            check_steps(directory, scheduler, request.steps)
+        by_view = {"none": prompt, **ViewPrompts(prompt, config.view_prompts).texts()}
+        texts = [by_view[view] for view in grid.views]
         guidance = make_guidance(config, prompt, chosen)
     with Bar("sampling", unit="step") as bar:
-        images = guidance.sample(
-            text,
-            request.count,
-            request.steps,
-            request.guidance_scale,
-            torch.Generator().manual_seed(request.seed),
-            on_step=lambda done: bar(done, request.steps),
+        images = sample_images(
+            guidance, texts, grid.seeds, grid.scales, request.steps, scheduler, on_step=bar
         )
-    columns = min(request.count, 4)
-    return contact_sheet(to_uint8(images), columns), text
+    return images, texts
+
+
+def _write(images: Any, grid: Grid, path: Path, folder: Path) -> list[Path]:
+    """The sheet, with a row for each view and scale and a column for each seed, and a file for each picture."""
+    import numpy as np
+
+    from dreamfusion.assets.images import to_uint8, write_image
+    from dreamfusion.assets.sheets import cell, labelled_sheet
+
+    rows, labels, single = [], [], []
+    for i, j, label in grid.rows():
+        shown = images[i, j]
+        rows.append(np.stack([cell(image, min(max(image.shape[0], SMALLEST), SIDE)) for image in shown]))
+        labels.append(label)
+        single += [
+            write_image(to_uint8(image), folder / grid.file_name(i, j, k)) for k, image in enumerate(shown)
+        ]
+    write_image(labelled_sheet(np.stack(rows), labels, [f"seed {seed}" for seed in grid.seeds]), path)
+    return single

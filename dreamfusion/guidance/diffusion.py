@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.profiler import record_function
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.families import Family
-from dreamfusion.guidance.loading import load_part, load_scheduler
+from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
 from dreamfusion.guidance.personal import check_personal, merge_loras_into_unet
 from dreamfusion.guidance.precision import unet_dtype
 from dreamfusion.guidance.prompts import ViewPrompts
+from dreamfusion.guidance.schedulers import load_scheduler
 from dreamfusion.guidance.sds import (
     classifier_score_distillation,
     distil,
@@ -224,10 +225,13 @@ class DiffusionGuidance(ABC):
     def denoise(
         self,
         noisy_latents: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, " b"],
+        timesteps: Real[Tensor, " b"],
         embeddings: TextEmbeddings,
     ) -> Float[Tensor, "b c h w"]:
-        """The UNet's raw output in float32, without guidance, a learned variance, or any conversion to epsilon."""
+        """The UNet's raw output in float32, without guidance, a learned variance, or any conversion to epsilon.
+
+        Score distillation draws whole timesteps; some of diffusers' samplers ask between them.
+        """
         if self.config.slices and len(noisy_latents) > 1:
             rows = (slice(index, index + 1) for index in range(len(noisy_latents)))
             return torch.cat([self.denoise(noisy_latents[r], timesteps[r], embeddings[r]) for r in rows])
@@ -285,39 +289,3 @@ class DiffusionGuidance(ABC):
                 "guidance.image_size does not fit the model", expected=f"a multiple of {step}", got=str(size)
             )
         return size
-
-    @torch.no_grad()
-    def sample(
-        self,
-        text: str,
-        count: int = 1,
-        steps: int = 50,
-        guidance_scale: float = 7.5,
-        generator: torch.Generator | None = None,
-        negative_prompt: str = "",
-        on_step: Callable[[int], None] | None = None,
-    ) -> Float[Tensor, "b h w 3"]:
-        """The frozen model's own images of a text, in [0, 1], by deterministic DDIM (Song et al., arXiv 2010.02502).
-
-        Args:
-            text: used as it is, with no view words added.
-            count: how many images.
-            steps: denoising steps.
-            guidance_scale: s; 7.5 is usual for images, where score distillation takes more.
-            generator: of the CPU; None draws from the global one.
-            on_step: called after each step with the number of steps done, for a progress bar.
-        """
-        cond, uncond = (text.repeated(count) for text in self.encode_texts([text, negative_prompt]).split(1))
-        side = self.image_size // self.latent_scale
-        latents = torch.randn(count, self.unet.config.in_channels, side, side, generator=generator)
-        latents = latents.to(self.device) * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(steps)
-        for done, timestep in enumerate(self.scheduler.timesteps, start=1):
-            # The scheduler wants the model's own kind of output, guidance being linear in either.
-            output = guided_output(
-                self.denoise, latents, timestep.expand(count), cond, uncond, guidance_scale
-            )
-            latents = self.scheduler.step(output, timestep, latents).prev_sample
-            if on_step is not None:
-                on_step(done)
-        return self.decode(latents)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +66,3 @@ def load_part(
             hint="config.json and weights belong to different models, or the download is broken",
         )
     return model if encoder else model.to(memory_format=torch.channels_last)
-
-
-def load_scheduler(directory: Path, pixels: bool = False) -> Any:
-    """The checkpoint's noise schedule as diffusers' DDIM scheduler, whatever sampler the checkpoint prefers."""
-    from diffusers import DDIMScheduler
-
-    config = json.loads((directory / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    if not pixels:
-        # Samplers without these keys do neither, while DDIM's own default is to clip, which ruins latents.
-        config |= {"clip_sample": False, "thresholding": False}
-    # Not DDIMScheduler.from_config: it imports every sampler that there is, and logs the keys of the others.
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    return DDIMScheduler(**{key: value for key, value in config.items() if key in known})

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -36,7 +36,7 @@ Prediction = Callable[[Tensor, Tensor], Tensor]
 def outputs_of(
     denoiser: Denoiser,
     noisy_latents: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, " b"],
+    timesteps: Real[Tensor, " b"],
     texts: Sequence[Embeddings],
 ) -> tuple[Float[Tensor, "b c h w"], ...]:
     """The raw outputs for several texts a view, in one batched call; the rows of the first text come first."""
@@ -49,7 +49,7 @@ def outputs_of(
 def guided_output(
     denoiser: Denoiser,
     noisy_latents: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, " b"],
+    timesteps: Real[Tensor, " b"],
     cond: Embeddings,
     uncond: Embeddings,
     guidance_scale: float,

@@ -48,7 +48,7 @@ def test_three_commands(dreamfusion: Callable[..., Any], tiny_model: Path, small
         "sample", "a red duck", "--model", tiny_model, "--count", 2, "--steps", 2, "--view", "back"
     )
     assert sheet.code == 0, sheet.err
-    assert sheet.events[0]["text"] == "a red duck, back view"
+    assert sheet.events[0]["texts"] == {"back": "a red duck, back view"}
     assert Path(sheet.events[0]["path"]).read_bytes()[1:4] == b"PNG"
 
 

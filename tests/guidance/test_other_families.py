@@ -20,6 +20,8 @@ from dreamfusion.guidance.embedding_cache import EmbeddingCache
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.models import find_model
 from dreamfusion.guidance.precision import vae_dtype
+from dreamfusion.guidance.sampling import sample_images
+from dreamfusion.guidance.schedulers import SCHEDULERS
 from dreamfusion.guidance.sds import guided_output, score_distillation
 from dreamfusion.guidance.stable_diffusion import StableDiffusionXLGuidance
 
@@ -102,13 +104,13 @@ def test_xl_is_told_the_size_of_its_pictures(tiny_sdxl: Path):
 
 
 def test_xl_draws_its_pipelines_pictures(tiny_sdxl: Path):
-    latents = torch.randn(2, 4, 8, 8, generator=seeded(2))
+    latents = torch.cat([torch.randn(1, 4, 8, 8, generator=seeded(seed)) for seed in (2, 5)])
     pipe = xl_pipeline(tiny_sdxl)
     pipe.set_progress_bar_config(disable=True)
     expected = pipe(
         ["a duck"] * 2, num_inference_steps=3, guidance_scale=4.0, latents=latents, output_type="np"
     ).images
-    got = make(tiny_sdxl).sample("a duck", 2, 3, 4.0, seeded(2))
+    got = sample_images(make(tiny_sdxl), ["a duck"], [2, 5], [4.0], 3)[0, 0]
     torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
 
 
@@ -207,10 +209,17 @@ def test_ifs_gradient_is_the_pull_on_the_pixels(tiny_if: Path):
     torch.testing.assert_close(images.grad, expected)
 
 
-def test_ifs_samples_are_pictures(tiny_if: Path):
-    images = make(tiny_if).sample("a duck", 2, 3, 4.0, seeded(8))
+@pytest.fixture(scope="module")
+def if_guidance(tiny_if: Path) -> Any:
+    return make(tiny_if)
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_ifs_samples_are_pictures_with_every_scheduler(if_guidance: DeepFloydIFGuidance, scheduler: str):
+    images = sample_images(if_guidance, ["a duck"], [8, 9], [4.0], 4, scheduler)[0, 0]
     assert images.shape == (2, 16, 16, 3)
-    assert images.min() >= 0 and images.max() <= 1
+    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.01
 
 
 def test_t5_runs_once_for_a_prompt_and_never_again(tiny_if: Path, home: Path, monkeypatch):

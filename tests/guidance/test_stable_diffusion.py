@@ -18,6 +18,7 @@ from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError, ModelUnsupportedError, PromptError
 from dreamfusion.guidance import sds
 from dreamfusion.guidance.factory import make_guidance
+from dreamfusion.guidance.sampling import sample_images
 from dreamfusion.guidance.sds import guided_output, score_distillation
 from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance
 
@@ -114,26 +115,6 @@ def test_score_distillation_is_what_the_pipelines_prediction_gives(
         guidance.denoise, guidance.schedule, latents, noise, timesteps, cond, uncond, 30.0, "sigma2"
     )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_samples_are_the_pipelines_images(checkpoint: Path):
-    guidance = make(checkpoint)
-    if guidance.vae.config.shift_factor:
-        # The pipeline ignores a shift; without it both must agree.
-        guidance.vae.register_to_config(shift_factor=None)
-    latents = torch.randn(2, 4, 8, 8, generator=seeded(3))
-    expected = pipeline(checkpoint)(
-        ["a duck"] * 2,
-        negative_prompt=["red"] * 2,
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        latents=latents,
-        output_type="np",
-    ).images  # pyright: ignore[reportAttributeAccessIssue]
-    done = []
-    got = guidance.sample("a duck", 2, 3, 4.0, seeded(3), negative_prompt="red", on_step=done.append)
-    torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
-    assert done == [1, 2, 3]
 
 
 def test_one_call_equals_its_parts(guidance: StableDiffusionGuidance):
@@ -327,7 +308,7 @@ def test_half_precision_files_alone_are_enough(tiny_sd1: Path, tmp_path: Path):
 
 
 def test_loading_writes_nothing_to_the_terminal(checkpoint: Path, capfd):
-    make(checkpoint).sample("a duck", 1, 2)
+    sample_images(make(checkpoint), ["a duck"], [0], steps=2)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 

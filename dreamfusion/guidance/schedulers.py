@@ -1,0 +1,93 @@
+"""diffusers' samplers by name: from a checkpoint's noise schedule to the steps that draw a picture.
+
+Those that take any model which predicts the noise or v under a gaussian noise schedule. Left out are samplers of
+other kinds of model (flow matching, EDM, unCLIP, consistency, video), those that run backwards or in parallel, and
+DPMSolverSDE, which needs the package torchsde.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from dreamfusion.errors import ConfigError
+
+# diffusers' class names without their last word.
+SCHEDULERS = (
+    "DDIM",
+    "DDPM",
+    "PNDM",
+    "LMSDiscrete",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "KDPM2Discrete",
+    "KDPM2AncestralDiscrete",
+    "DPMSolverMultistep",
+    "DPMSolverSinglestep",
+    "DEISMultistep",
+    "UniPCMultistep",
+    "SASolver",
+    "LCM",
+    "TCD",
+)
+
+
+def check_scheduler(name: str) -> str:
+    """One of `SCHEDULERS`, whatever its case, its hyphens, and with or without "Scheduler" behind.
+
+    Raises ConfigError for a name that is none of them.
+    """
+    known = {_plain(scheduler): scheduler for scheduler in SCHEDULERS}
+    plain = _plain(name)
+    if plain in known:
+        return known[plain]
+    # Also by their beginnings: "euler" is nearer to "pndm" than to "eulerdiscrete" by letters alone.
+    begun = [known[one] for one in known if plain and one.startswith(plain)]
+    near = begun or [known[one] for one in difflib.get_close_matches(plain, known, n=2, cutoff=0.6)]
+    raise ConfigError(
+        "--scheduler",
+        expected=f"one of {', '.join(SCHEDULERS)}",
+        got=repr(name),
+        hint=f"did you mean {' or '.join(near)}?" if near else None,
+    )
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "").removesuffix("scheduler")
+
+
+def load_scheduler(directory: Path, pixels: bool = False, name: str = "DDIM") -> Any:
+    """The checkpoint's noise schedule as one of diffusers' schedulers, whatever sampler the checkpoint prefers.
+
+    Args:
+        directory: of the checkpoint.
+        pixels: whether what is denoised are pixels, which may be clipped.
+        name: one of `SCHEDULERS`.
+    """
+    import diffusers
+
+    scheduler = getattr(diffusers, f"{name}Scheduler")
+    config = json.loads((directory / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    if not pixels:
+        # Samplers without these keys do neither, while DDIM's own default is to clip, which ruins latents.
+        config |= {"clip_sample": False, "thresholding": False}
+    if str(config.get("variance_type")).startswith("learned"):
+        # The guidance drops the variance from the model's output, so a sampler must not look for it there.
+        del config["variance_type"]
+    # Not from_config: it imports every sampler that there is, and logs the keys of the others.
+    known = inspect.signature(scheduler.__init__).parameters
+    return scheduler(**{key: value for key, value in config.items() if key in known})
+
+
+def check_steps(directory: Path, name: str, steps: int) -> None:
+    """Raises ConfigError when the scheduler cannot make this many steps; reads no weight."""
+    scheduler = load_scheduler(directory, name=name)
+    try:
+        scheduler.set_timesteps(steps)
+    except (ValueError, IndexError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ConfigError(f"--steps: {name} cannot make {steps} steps with this model", got=told) from error

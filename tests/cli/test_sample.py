@@ -1,0 +1,85 @@
+"""`dreamfusion sample`: the grid, its files, and the mistakes that are told before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Call = Callable[..., Any]
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+# diffusers' own, of the schedulers that go by way of numpy.
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+def test_a_grid_of_views_scales_and_seeds(dreamfusion: Call) -> None:
+    """With the embedded model: 64 pixels a side, shown at twice that."""
+    answer = dreamfusion(
+        "sample", "a red mushroom", "--view", "none,back", "--guidance-scale", "2,7.5", "--seed", "4,0",
+        "--steps", "2", "--scheduler", "euler-discrete", "--device", "cpu",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    (line,) = answer.events
+    sheet, folder = Path(line["path"]), Path("outputs/samples/a-red-mushroom-back-EulerDiscrete")
+    assert sheet == folder.with_suffix(".png")
+    assert line["texts"] == {"none": "a red mushroom", "back": "a red mushroom, back view"}
+    assert line["scheduler"] == "EulerDiscrete" and line["seeds"] == [4, 0]
+    names = [f"{view}s{scale}-seed{seed}" for view in ("", "back-") for scale in (2, 7.5) for seed in (4, 0)]
+    assert [Path(path) for path in line["images"]] == [folder / f"{name}.png" for name in names]
+    assert sorted(folder.iterdir()) == sorted(folder / f"{name}.png" for name in names)
+    singles = [pixels(path) for path in line["images"]]
+    assert all(single.shape == (64, 64, 3) for single in singles)
+    assert len({single.tobytes() for single in singles}) == 8
+    shown = pixels(sheet)
+    assert shown.shape[0] > 4 * 128 and shown.shape[1] > 2 * 128
+
+
+def test_a_picture_is_its_seeds_whatever_else_is_drawn(dreamfusion: Call, tiny_model: Path) -> None:
+    words = ["sample", "a duck", "--model", tiny_model, "--steps", "2", "--device", "cpu"]
+    many = dreamfusion(*words, "--count", "3", "--seed", "5", "--output", "many/sheet.webp").events[0]
+    assert many["seeds"] == [5, 6, 7] and Path(many["images"][2]) == Path("many/sheet/s7.5-seed7.png")
+    one = dreamfusion(*words, "--seed", "7", "--count", "1").events[0]
+    difference = pixels(one["images"][0]).astype(int) - pixels(many["images"][2])
+    # The batch's size may change the last bit of a sum.
+    assert np.abs(difference).max() <= 1
+    assert len(dreamfusion(*words).events[0]["images"]) == 4
+
+
+@pytest.mark.parametrize(("words", "code", "parts"), [
+    (["--scheduler", "dpmsolver-multistp"], 11, ["--scheduler: expected one of DDIM, ", "Did you mean DPMSolverMultistep"]),
+    (["--view", "frnt"], 11, ["--view: expected front, ", "got 'frnt'. Did you mean 'front'?"]),
+    (["--view", "front,all"], 11, ["--view: expected 'all' by itself"]),
+    (["--seed", "1,-2"], 11, ["--seed: expected whole numbers from 0", "got '1,-2'"]),
+    (["--seed", "1,x"], 11, ["--seed"]),
+    (["--seed", "1,2,1"], 11, ["--seed: expected each value once"]),
+    (["--seed", "1,2", "--count", "3"], 11, ["--count goes with one seed"]),
+    (["--guidance-scale", "7.5,nan"], 11, ["--guidance-scale: expected numbers from 0 to 1000"]),
+    (["--guidance-scale", ""], 11, ["--guidance-scale"]),
+    (["--view", "all", "--guidance-scale", "1,2,3,4,5", "--count", "64"], 11, ["1024 pictures at most, got 1280"]),
+    (["--scheduler", "LCM", "--steps", "60"], 11, ["--steps: LCM cannot make 60 steps"]),
+    (["--output", "sheet.gif"], 18, ["the ending of 'sheet.gif'"]),
+    # The control: with nothing wrong but the weights, those are what is wrong.
+    ([], 16, ["unet"]),
+])  # fmt: skip
+def test_mistakes_are_told_before_a_weight_is_read(
+    dreamfusion: Call, husk: Path, words: list[str], code: int, parts: list[str]
+) -> None:
+    answer = dreamfusion("sample", "a duck", "--model", husk, "--device", "cpu", *words)
+    assert answer.code == code, answer.err
+    assert answer.out == "" and answer.err.startswith("error: ") and answer.err.count("\n") == 1
+    assert all(part in answer.err for part in parts), answer.err
+    assert not list(Path().rglob("*.png"))
+
+
+def test_a_file_where_the_single_images_belong(dreamfusion: Call, husk: Path, tmp_path: Path) -> None:
+    (tmp_path / "sheet").touch()
+    answer = dreamfusion("sample", "a duck", "--model", husk, "--output", "sheet.png")
+    assert answer.code == 18 and "sheet cannot hold the single images" in answer.err

@@ -1,0 +1,119 @@
+"""Pictures of the frozen model alone, against diffusers' own pipeline with each of its schedulers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dreamfusion.config import GuidanceConfig
+from dreamfusion.errors import ConfigError
+from dreamfusion.guidance.diffusion import DiffusionGuidance
+from dreamfusion.guidance.factory import make_guidance
+from dreamfusion.guidance.sampling import BATCH, sample_images
+from dreamfusion.guidance.schedulers import SCHEDULERS, check_scheduler, check_steps
+
+# diffusers' own, of the schedulers that go by way of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+def make(directory: Path) -> DiffusionGuidance:
+    guidance = make_guidance(GuidanceConfig(model=str(directory), dtype="float32"), "a peacock")
+    if guidance.vae.config.shift_factor:
+        # The pipeline ignores a shift; without it both must agree.
+        guidance.vae.register_to_config(shift_factor=None)
+    return guidance
+
+
+@pytest.fixture(scope="module")
+def guidance(tiny_sd1: Path) -> DiffusionGuidance:
+    return make(tiny_sd1)
+
+
+@pytest.fixture(scope="module", params=["tiny_sd1", "tiny_sd2"], ids=["epsilon", "v"])
+def both(request: pytest.FixtureRequest) -> tuple[DiffusionGuidance, Any]:
+    """A guidance, and diffusers' pipeline of the same checkpoint."""
+    directory = request.getfixturevalue(request.param)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(
+        directory, local_files_only=True, low_cpu_mem_usage=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return make(directory), pipe
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_pictures_are_the_pipelines_with_every_scheduler(
+    both: tuple[DiffusionGuidance, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    guidance, pipe = both
+    done = []
+    got = sample_images(
+        guidance, ["a duck"], [3, 9], [4.0], 6, name, "red", lambda *counts: done.append(counts)
+    )
+    scheduler = getattr(diffusers, f"{name}Scheduler")
+    monkeypatch.setattr(pipe, "scheduler", scheduler.from_config(pipe.scheduler.config, clip_sample=False))
+    # The pipeline too draws the first noise of each picture from its own generator.
+    expected = pipe(
+        ["a duck"] * 2,
+        negative_prompt=["red"] * 2,
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (3, 9)],
+        # TCD's own; the pipeline's is DDIM's.
+        eta=0.3 if name == "TCD" else 0.0,
+        output_type="np",
+    ).images
+    torch.testing.assert_close(got[0, 0], torch.from_numpy(expected), rtol=1e-3, atol=2e-4)
+    total = done[-1][1]
+    assert done == [(call, total) for call in range(1, total + 1)] and total >= 6
+
+
+def test_a_cell_is_its_own_text_scale_and_seed(guidance: DiffusionGuidance) -> None:
+    texts, scales, seeds = ["a duck", "a red duck"], [1.0, 4.0], list(range(BATCH + 1))
+    done = []
+    grid = sample_images(
+        guidance, texts, seeds, scales, 2, "EulerAncestralDiscrete", on_step=lambda *n: done.append(n)
+    )
+    assert grid.shape == (2, 2, BATCH + 1, 32, 32, 3)
+    assert done[-1] == (16, 16) and len(done) == 16
+    # Alone it is the same picture, whichever batch it was in.
+    for i, j, k in ((0, 1, BATCH), (1, 0, 2)):
+        alone = sample_images(guidance, [texts[i]], [seeds[k]], [scales[j]], 2, "EulerAncestralDiscrete")
+        torch.testing.assert_close(grid[i, j, k], alone[0, 0, 0], rtol=1e-4, atol=1e-4)
+    cells = grid.flatten(0, 2)
+    different = torch.cdist(cells.flatten(1), cells.flatten(1)) + torch.eye(len(cells))
+    assert different.min() > 1e-3
+
+
+@pytest.mark.parametrize(("said", "meant"), [
+    ("DPMSolverMultistep", "DPMSolverMultistep"),
+    ("dpm-solver-multistep", "DPMSolverMultistep"),
+    ("EulerDiscreteScheduler", "EulerDiscrete"),
+    (" ddim", "DDIM"),
+])  # fmt: skip
+def test_a_schedulers_name_in_any_spelling(said: str, meant: str) -> None:
+    assert check_scheduler(said) == meant
+
+
+@pytest.mark.parametrize(("said", "told"), [
+    ("euler", "Did you mean EulerDiscrete or EulerAncestralDiscrete?"),
+    ("unipcmultistp", "Did you mean UniPCMultistep"),
+    ("FlowMatchEulerDiscrete", "expected one of DDIM"),
+    ("", "got ''"),
+])  # fmt: skip
+def test_a_name_that_is_none_is_told(said: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=r"--scheduler: expected one of") as caught:
+        check_scheduler(said)
+    assert told in str(caught.value)
+
+
+def test_steps_that_a_scheduler_cannot_make_are_told_without_weights(tiny_sd1: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_sd1 / "scheduler", tmp_path / "scheduler")
+    check_steps(tmp_path, "LCM", 50)
+    with pytest.raises(ConfigError, match="--steps: LCM cannot make 60 steps"):
+        check_steps(tmp_path, "LCM", 60)
