@@ -135,12 +135,13 @@ def _draw(
         from dreamfusion.guidance.models import find_model
         from dreamfusion.guidance.prompts import ViewPrompts
         from dreamfusion.guidance.sampling import sample_images
-        from dreamfusion.guidance.schedulers import check_steps
+        from dreamfusion.guidance.schedulers import load_sampler
 
         config = GuidanceConfig(model=request.model)
         directory = find_model(request.model).directory
         if directory is not None:
-            check_steps(directory, scheduler, request.steps)
+            # Whether it can make these steps is known before a weight is read.
+            load_sampler(directory, False, scheduler, request.steps)
         by_view = {"none": prompt, **ViewPrompts(prompt, config.view_prompts).texts()}
         texts = [by_view[view] for view in grid.views]
         guidance = make_guidance(config, prompt, chosen)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dreamfusion.guidance.diffusion import DiffusionGuidance
-from dreamfusion.guidance.schedulers import check_steps, load_scheduler
+from dreamfusion.guidance.schedulers import load_sampler
 from dreamfusion.guidance.sds import guided_output
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
 
@@ -48,14 +48,12 @@ def sample_images(
 
     Raises PromptError for a text that the text encoder would cut, ConfigError for steps that the scheduler cannot make.
     """
-    check_steps(guidance.directory, scheduler, steps)
     *conds, uncond = guidance.encode_texts([*texts, negative_prompt]).split(1)
     batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
     jobs = list(product(conds, guidance_scales, batches))
     images = []
     for index, (cond, scale, batch) in enumerate(jobs):
-        sampler = load_scheduler(guidance.directory, guidance.pixels, scheduler)
-        sampler.set_timesteps(steps, device=guidance.device)
+        sampler = load_sampler(guidance.directory, guidance.pixels, scheduler, steps, guidance.device)
         calls = len(sampler.timesteps)
 
         def tell(call: int, before: int = index * calls, total: int = len(jobs) * calls) -> None:

@@ -83,11 +83,21 @@ def load_scheduler(directory: Path, pixels: bool = False, name: str = "DDIM") ->
     return scheduler(**{key: value for key, value in config.items() if key in known})
 
 
-def check_steps(directory: Path, name: str, steps: int) -> None:
-    """Raises ConfigError when the scheduler cannot make this many steps; reads no weight."""
-    scheduler = load_scheduler(directory, name=name)
-    try:
-        scheduler.set_timesteps(steps)
-    except (ValueError, IndexError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ConfigError(f"--steps: {name} cannot make {steps} steps with this model", got=told) from error
+def load_sampler(directory: Path, pixels: bool, name: str, steps: int, device: Any = "cpu") -> Any:
+    """`load_scheduler` with its timesteps set.
+
+    Raises ConfigError when the scheduler cannot make this many steps.
+    """
+    from dreamfusion.guidance.quiet import quiet_libraries
+
+    # DPMSolverSinglestep logs that it corrects a setting of its own.
+    with quiet_libraries():
+        scheduler = load_scheduler(directory, pixels, name)
+        try:
+            scheduler.set_timesteps(steps, device=device)
+        except (ValueError, IndexError) as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise ConfigError(
+                f"--steps: {name} cannot make {steps} steps with this model", got=told
+            ) from error
+    return scheduler

@@ -16,7 +16,7 @@ from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.sampling import BATCH, sample_images
-from dreamfusion.guidance.schedulers import SCHEDULERS, check_scheduler, check_steps
+from dreamfusion.guidance.schedulers import SCHEDULERS, check_scheduler, load_sampler
 
 # diffusers' own, of the schedulers that go by way of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -114,6 +114,13 @@ def test_a_name_that_is_none_is_told(said: str, told: str) -> None:
 
 def test_steps_that_a_scheduler_cannot_make_are_told_without_weights(tiny_sd1: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_sd1 / "scheduler", tmp_path / "scheduler")
-    check_steps(tmp_path, "LCM", 50)
+    assert len(load_sampler(tmp_path, False, "LCM", 50).timesteps) == 50
     with pytest.raises(ConfigError, match="--steps: LCM cannot make 60 steps"):
-        check_steps(tmp_path, "LCM", 60)
+        load_sampler(tmp_path, False, "LCM", 60)
+
+
+def test_a_sampler_that_corrects_itself_is_not_heard(
+    tiny_sd1: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_sampler(tiny_sd1, False, "DPMSolverSinglestep", 5)
+    assert capfd.readouterr().err == ""
