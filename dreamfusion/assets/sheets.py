@@ -19,8 +19,11 @@ TEXT_HEIGHT = 18
 def cell(image: Float[torch.Tensor, "h w 3"], side: int, smooth: bool = True) -> UInt8[np.ndarray, "s s 3"]:
     """A picture in [0, 1] as a square of `side` pixels for a sheet; not smooth: its texels stay squares."""
     planes = image.permute(2, 0, 1)[None].float().cpu()
-    options = {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest"}
-    return to_uint8(F.interpolate(planes, (side, side), **options)[0].permute(1, 2, 0))
+    if smooth:
+        scaled = F.interpolate(planes, (side, side), mode="bilinear", antialias=True)
+    else:
+        scaled = F.interpolate(planes, (side, side), mode="nearest")
+    return to_uint8(scaled[0].permute(1, 2, 0))
 
 
 def labelled_sheet(

@@ -14,7 +14,7 @@ from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError, OutputError
 from dreamfusion.progress import Bar, busy, result
 
-VIEWS = ("front", "side", "back", "overhead")
+VIEWS: tuple[str, ...] = ("front", "side", "back", "overhead")
 SIDE = 256
 """Pixels of a picture on the sheet at most; the single files have the model's own size."""
 SMALLEST = 128
