@@ -196,6 +196,8 @@ def train(
     """Make a 3D object from PROMPT, in a new run under outputs/."""
     from dreamfusion.commands.train import TrainRequest, train
 
+    if probe and not dry_run:
+        raise typer.BadParameter("goes with --dry-run", param_hint="'--probe'")
     options = {
         "seed": seed,
         "training.steps": steps,

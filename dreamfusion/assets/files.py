@@ -13,18 +13,25 @@ from dreamfusion.errors import OutputError
 
 STILLS = ("png", "jpg", "jpeg", "webp")
 """Endings of the pictures that `images.write_image` writes."""
+# Endings under which the other's files are usual, too.
+_ALIKE = ({"png", "apng"}, {"jpg", "jpeg"})
 
 
 def choose_format(path: Path, format: str | None, known: Sequence[str]) -> str:
     """The format asked for, or the one that the path's ending names.
 
     Raises:
-        OutputError: it is none of `known`.
+        OutputError: it is none of `known`, or the path's ending names another of them.
     """
-    chosen = (format if format is not None else path.suffix).lower().lstrip(".")
+    ending = path.suffix.lower().lstrip(".")
+    chosen = ending if format is None else format.lower().lstrip(".")
     if chosen not in known:
         where = f"format {format!r}" if format is not None else f"the ending of {path.name!r}"
         raise OutputError(f"{where} is not known", expected="one of " + ", ".join(known))
+    if ending in known and ending != chosen and {ending, chosen} not in _ALIKE:
+        raise OutputError(
+            f"format {chosen} and the name {path.name!r} do not go together", hint="leave out one"
+        )
     return chosen
 
 

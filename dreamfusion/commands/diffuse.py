@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.assets.files import STILLS, choose_format
 from dreamfusion.commands.finished import check_writable_file, find_run, load_view
 from dreamfusion.commands.lists import numbers
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import GuidanceConfig
-from dreamfusion.errors import ConfigError
+from dreamfusion.errors import ConfigError, RunNotFoundError
 from dreamfusion.progress import busy, result
+from dreamfusion.runs.directory import RunDirectory
 
 COLUMNS = ("noised", "predicted noise", "predicted clean", "SDS gradient")
 SIDE = 128
@@ -40,15 +43,17 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
         DreamfusionError: the source is neither picture nor run, no prompt, or of the kinds of models and outputs.
     """
     fractions = numbers("--timesteps", request.timesteps, 0, 1, example="0.1,0.5")
+    _check_numbers(request)
     picture = Path(request.source).expanduser()
-    run = None if picture.is_file() else find_run(request.source, request.runs)
+    run = None if picture.is_file() else _run(request)
     config = GuidanceConfig() if run is None else run.config().guidance
     changes = {"model": request.model, "guidance_scale": request.guidance_scale}
     config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    prompt = check_prompt(request.prompt or ("" if run is None else run.config().prompt))
+    prompt = check_prompt(_prompt(request, run), "say what the picture shows: --prompt 'a red mushroom'")
     path = request.output or (Path("outputs") / "diffused" / f"{picture.stem}.png" if run is None else
                               run.path / "diffused.png")  # fmt: skip
     check_writable_file(path)
+    choose_format(path, None, STILLS)
     from dreamfusion.guidance.models import find_model
 
     find_model(config.model, probe_hub=True)
@@ -68,6 +73,31 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
         guidance_scale=config.guidance_scale,
         gradient_norms=norms,
     )
+
+
+def _run(request: DiffuseRequest) -> RunDirectory:
+    try:
+        return find_run(request.source, request.runs)
+    except RunNotFoundError as error:
+        raise RunNotFoundError(
+            f"{request.source} is neither a picture's file nor a run in {request.runs}", hint=error.hint
+        ) from error
+
+
+def _prompt(request: DiffuseRequest, run: RunDirectory | None) -> str:
+    if request.prompt is not None or run is None:
+        return request.prompt or ""
+    return run.config().prompt
+
+
+def _check_numbers(request: DiffuseRequest) -> None:
+    for option, value in (
+        ("--guidance-scale", request.guidance_scale),
+        ("--azimuth-deg", request.azimuth_deg),
+        ("--elevation-deg", request.elevation_deg),
+    ):
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(option, expected="a finite number", got=str(value))
 
 
 def _read(path: Path) -> Any:

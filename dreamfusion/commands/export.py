@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run, load_view, output_path
-from dreamfusion.errors import ConfigError, OutOfMemoryError
+from dreamfusion.errors import ConfigError, OutOfMemoryError, OutputError
 from dreamfusion.progress import Bar, busy, notice, result
 from dreamfusion.runs.directory import RunDirectory
 
@@ -254,4 +254,11 @@ def _check_for_format(request: ExportRequest, format: str) -> bool:
 def _format(path: Path, format: str | None) -> str:
     from dreamfusion.assets.files import choose_format
 
-    return choose_format(path, format, FORMATS)
+    chosen = choose_format(path, format, FORMATS)
+    # --check reads by the ending, and an OBJ's picture or a page lie beside the file under their own.
+    if path.suffix.lower() != f".{chosen}":
+        raise OutputError(
+            f"--format {chosen} and the name {path.name!r} do not go together",
+            expected=f"the ending .{chosen}",
+        )
+    return chosen

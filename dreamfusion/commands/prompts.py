@@ -6,17 +6,20 @@ from dreamfusion.errors import PromptError
 from dreamfusion.progress import notice
 
 
-def check_prompt(prompt: str) -> str:
+def check_prompt(
+    prompt: str, hint: str = "say what to make: dreamfusion train 'a peacock on a surfboard'"
+) -> str:
     """The prompt with single spaces.
+
+    Args:
+        hint: what to do where there is none.
 
     Raises:
         PromptError: there is nothing in it.
     """
     plain = " ".join(prompt.split())
     if not plain:
-        raise PromptError(
-            "the prompt is empty", hint="say what to make: dreamfusion train 'a peacock on a surfboard'"
-        )
+        raise PromptError("the prompt is empty", hint=hint)
     return plain
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dreamfusion.rendering.renderer import Renderer
 
 SIZES = (16, 4096)
-PICTURES = ("png", "jpg", "jpeg", "webp")
 VIDEOS = ("mp4", "webm", "gif", "webp", "apng", "png")
 WITH_ALPHA = ("png", "webp", "apng")
 MAX_SHEET = 64
@@ -163,7 +162,7 @@ def _check(request: RenderRequest) -> None:
         *(("--azimuth-deg", math.isfinite(value), "a number", value) for value in azimuths),
         (
             "--distance",
-            request.distance is None or request.distance > 0,
+            request.distance is None or 0 < request.distance < math.inf,
             "a number above 0",
             request.distance,
         ),
@@ -174,6 +173,12 @@ def _check(request: RenderRequest) -> None:
             f"{request.kind} of {'+'.join(request.what)}",
         ),
         ("--transparent", not (request.transparent and request.kind == "sheet"), "a picture or a video", "a sheet"),
+        *((option, request.kind == "video" or not given, "a video", f"--{request.kind}") for option, given in (
+            ("--azimuth-range", request.azimuth_range_deg),
+            ("--elevation-range", request.elevation_range_deg),
+            ("--poster", request.poster),
+            ("--codec", request.codec),
+        )),
     ]  # fmt: skip
     for option, good, expected, got in checks:
         if not good:
@@ -181,9 +186,9 @@ def _check(request: RenderRequest) -> None:
 
 
 def _format(request: RenderRequest, path: Path) -> str:
-    from dreamfusion.assets.files import choose_format
+    from dreamfusion.assets.files import STILLS, choose_format
 
-    chosen = choose_format(path, request.format, VIDEOS if request.kind == "video" else PICTURES)
+    chosen = choose_format(path, request.format, VIDEOS if request.kind == "video" else STILLS)
     if request.transparent and chosen not in WITH_ALPHA:
         raise ConfigError("--transparent", expected="one of " + ", ".join(WITH_ALPHA), got=chosen)
     if request.depth_16bit and chosen != "png":

@@ -37,7 +37,8 @@ def find_start(reference: str, runs: Path) -> str:
         run = directory.find(reference, runs)
     except RunNotFoundError as error:
         raise RunNotFoundError(
-            f"--init {reference} is neither a run nor a mesh's file", hint=error.hint
+            f"--init {reference} is neither a run in {runs} nor a mesh's file",
+            hint="give the path of either, or a run's number (`dreamfusion runs` lists all)",
         ) from error
     run.latest_checkpoint()
     return str(run.path.resolve())

@@ -59,6 +59,8 @@ def train(request: TrainRequest) -> None:
     """
     prompt = check_prompt(request.prompt)
     config = _config(request, prompt)
+    if config.data is not None:
+        raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     _check_model(config)
     if not request.dry_run:
         from dreamfusion.runs.directory import check_writable
@@ -155,9 +157,14 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
 
 
 def _check_model(config: ExperimentConfig) -> None:
+    from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
+    from dreamfusion.guidance.personal import check_personal
 
-    find_model(config.guidance.model, True, config.guidance.single_file_config)
+    model = find_model(config.guidance.model, True, config.guidance.single_file_config)
+    if model.directory is not None:
+        family = family_of(model.directory)
+        check_personal(config.guidance.loras, config.guidance.embeddings, family)
     tell_unknown_words(config.prompt, config.guidance.model)
 
 

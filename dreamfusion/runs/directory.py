@@ -261,7 +261,7 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
         if not runs:
             raise RunNotFoundError(
                 f"there is no run in {output_root}",
-                hint='start one with `dreamfusion train "a peacock on a surfboard"`, or say where with --output DIR',
+                hint='start one with `dreamfusion train "a peacock on a surfboard"`, or say where with --runs DIR',
             )
         return runs[-1]
     path = Path(reference)
@@ -287,7 +287,7 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
 
 def _known(runs: list[RunDirectory], reference: str) -> str:
     if not runs:
-        return "there are no runs in that folder; --output DIR says where else to look"
+        return "there are no runs in that folder; --runs DIR says where else to look"
     names = [run.path.name for run in runs]
     near = difflib.get_close_matches(
         Path(reference).name, names + [run.name for run in runs], n=2, cutoff=0.5

@@ -75,12 +75,19 @@ def test_a_run_brings_its_prompt_and_its_guidance(
 @pytest.mark.parametrize(("words", "code", "what"), [
     (["--timesteps", "0.5,2"], 11, "--timesteps"),
     (["--timesteps", "often"], 11, "--timesteps"),
-    ([], 10, "the prompt is empty"),
+    ([], 10, "the prompt is empty. Say what the picture shows: --prompt"),
+    (["--elevation-deg", "nan"], 11, "--elevation-deg"),
 ])  # fmt: skip
 def test_mistakes_are_told(dreamfusion: Call, image: Path, words: list[str], code: int, what: str) -> None:
     answer = dreamfusion("diffuse", image, *words)
     assert answer.code == code and answer.err.startswith(f"error: {what}")
-    assert dreamfusion("diffuse", "nothing-like-it").code == 12
+    absent = dreamfusion("diffuse", "nothing.png")
+    assert absent.code == 12 and "neither a picture's file nor a run" in absent.err
+
+
+def test_an_empty_prompt_is_not_taken_for_none(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    assert dreamfusion("diffuse", "1", "--prompt", " ").code == 10
+    assert dreamfusion("diffuse", "1", "--prompt", "").code == 10
 
 
 def test_labels_stand_beside_what_they_name() -> None:

@@ -212,6 +212,7 @@ class TestLooking:
         ["render", "--elevation-deg", "91"],
         ["render", "--sheet", "0"],
         ["render", "--distance", "0"],
+        ["render", "--distance", "inf"],
     ],
 )
 def test_an_option_out_of_range(
@@ -251,6 +252,10 @@ def test_too_little_memory_says_what_to_lower(
         (["--depth-16bit", "--what", "depth"], ["--depth-16bit", "--image --what depth"]),
         (["--transparent", "--sheet", "4"], ["--transparent", "a sheet"]),
         (["--elevation-range", "0", "95"], ["--elevation-deg", "got 95"]),
+        (["--image", "--azimuth-range", "0", "90"], ["--azimuth-range", "expected a video, got --image"]),
+        (["--sheet", "4", "--elevation-range", "0", "9"], ["--elevation-range", "got --sheet"]),
+        (["--image", "--poster"], ["--poster", "expected a video"]),
+        (["--image", "--codec", "vp9"], ["--codec", "expected a video"]),
     ],
 )
 def test_what_does_not_go_together_is_told_before_the_work(
@@ -274,6 +279,52 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(
     told(dreamfusion("export", *words), 11, words[0], "expected", f"got {words[-1]}")
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["export", "--format", "obj"], "duck.glb"),
+        (["export", "--format", "obj"], "duck.png"),  # its own texture's name
+        (["export", "--format", "glb", "--page"], "duck.html"),  # its own page's name
+        (["export", "--format", "glb", "--check"], "duck"),  # the check reads by the ending
+        (["render", "--image", "--format", "webp"], "duck.png"),
+        (["render", "--format", "gif"], "duck.mp4"),
+    ],
+)
+def test_a_name_that_says_another_format_is_told_before_the_work(
+    dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str], name: str
+) -> None:
+    told(dreamfusion(*words, "--output", name), 18, f"name '{name}' do not go together")
+
+
+@pytest.mark.parametrize("words", [["diffuse", "1"]])
+def test_a_sheet_whose_ending_is_not_known_is_told_before_a_model_is_read(
+    dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str]
+) -> None:
+    told(dreamfusion(*words, "--device", "mps", "--output", "duck.doc"), 18, "duck.doc", "one of png")
+    told(dreamfusion(*words, "--guidance-scale", "nan"), 11, "--guidance-scale", "got nan")
+
+
+@pytest.mark.parametrize("words", [["export", "7"], ["render"], ["view"], ["diffuse", "7"]])
+def test_where_else_to_look_is_an_option_that_there_is(dreamfusion: Call, words: list[str]) -> None:
+    told(dreamfusion(*words), 12, "--runs DIR")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["--lora", "mine.safetensors"], (11, 15), "guidance.loras"),  # 11: peft is not installed
+        (["--embedding", "mine.safetensors"], (15,), "there is no file mine.safetensors"),
+        (["--set", "data.path=."], (11,), "config key 'data'"),
+    ],
+)
+def test_what_would_stop_a_run_is_told_before_it_is_made(
+    dreamfusion: Call, husk: Path, words: list[str], code: tuple[int, ...], what: str
+) -> None:
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, *words)
+    assert answer.code in code and what in answer.err
+    assert not list(Path("outputs").glob("0*"))
+
+
 def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
     answer = dreamfusion("export", "--resolution", "16", "--threshold", "1e6")
     told(answer, 19, "range")
@@ -291,6 +342,7 @@ def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoin
         ["render", "--video", "--image"],
         ["render", "--sheet", "4", "--image"],
         ["render", "--image", "--format", "gif"],
+        ["train", "a duck", "--probe"],
         ["sample", "a duck", "--count", "0"],
         ["conjure"],
     ],
