@@ -47,15 +47,23 @@ def evaluate(request: EvalRequest, device: str) -> None:
     check_writable(request.output)
     extra = [] if request.captions is None else read_lines(request.captions)
     if request.prompts is not None:
-        runs = [
-            _trained(request, number, prompt, device)
-            for number, prompt in enumerate(read_lines(request.prompts))
-        ]
+        if request.references:
+            raise ConfigError("runs and --prompts", expected="one of them", got=request.references[0])
+        prompts = read_lines(request.prompts)
+        # Said now, and not after hours of training.
+        _captions(prompts, extra)
+        _look_for_clip(request.clip)
+        runs = [_trained(request, number, prompt, device) for number, prompt in enumerate(prompts)]
     elif request.references:
         runs = [find_run(reference, request.output) for reference in request.references]
     else:
         runs = [info.run for info in directory.listing(request.output) if info.has_checkpoint]
-    prompts = [run.config().prompt for run in runs]
+    captions = _captions([run.config().prompt for run in runs], extra)
+    rows, sheet = _judge(request, runs, captions, device)
+    _write(request.output, rows, sheet)
+
+
+def _captions(prompts: list[str], extra: list[str]) -> list[str]:
     captions = list(dict.fromkeys([prompt for prompt in prompts if prompt] + extra))
     if len(captions) < 2:
         raise ConfigError(
@@ -64,8 +72,13 @@ def evaluate(request: EvalRequest, device: str) -> None:
             got=str(len(captions)),
             hint="name more runs, or a file with --captions",
         )
-    rows, sheet = _judge(request, runs, captions, device)
-    _write(request.output, rows, sheet)
+    return captions
+
+
+def _look_for_clip(name: str) -> None:
+    from dreamfusion.guidance.clip import load_clip
+
+    load_clip(name)
 
 
 def read_lines(path: Path) -> list[str]:

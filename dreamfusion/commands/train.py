@@ -182,7 +182,8 @@ def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:
         rows.append((f"# scene.{name}", "x".join(map(str, value.shape)) or "1", f"{value.numel():,}"))
     rows.append(("# all", "", f"{sum(value.numel() for value in scene.parameters()):,}"))
     print_table(rows)
-    _print_cost(config, device)
+    if config.data is None:
+        _print_cost(config, device)
 
 
 def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:

@@ -65,6 +65,20 @@ def test_a_batch_is_made_once_and_judged(
     )
 
 
+def test_what_would_stop_a_batch_is_told_before_it_trains(
+    dreamfusion: Call, trained: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "two.txt").write_text("a red duck\na blue cow\n")
+    (tmp_path / "one.txt").write_text("a red duck\n")
+    for words, code, what in (
+        (["--prompts", "two.txt", "--clip", "nowhere"], 15, "no CLIP in nowhere"),
+        (["--prompts", "one.txt"], 11, "R-Precision ranks captions"),
+        (["3", "--prompts", "two.txt"], 11, "runs and --prompts"),
+    ):
+        answer = dreamfusion("eval", *words)
+        assert (answer.code, trained) == (code, []) and answer.err.startswith(f"error: {what}")
+
+
 def test_single_runs_need_something_to_be_ranked_among(
     dreamfusion: Call, run_with_checkpoint: RunDirectory, tmp_path: Path
 ) -> None:

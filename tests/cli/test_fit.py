@@ -133,6 +133,7 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
     for words, kind in ([], "environment"), (["--set", "scene.background.kind=solid"], "solid"):
         answer = dreamfusion("fit", "flat", "--dry-run", *words)
         assert answer.code == 0, answer.err
+        assert "# all" in answer.out and "# guidance" not in answer.out  # a fit has none
         (tmp_path / "dry.yaml").write_text(answer.out)
         assert load_config(tmp_path / "dry.yaml").scene.background.kind == kind
     assert not Path("outputs").exists()
