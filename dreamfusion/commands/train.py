@@ -63,6 +63,7 @@ def train(request: TrainRequest) -> None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     _check_model(config)
     if not request.dry_run:
+        _check_personal(config)
         from dreamfusion.runs.directory import check_writable
 
         check_writable(request.output)
@@ -157,15 +158,22 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
 
 
 def _check_model(config: ExperimentConfig) -> None:
+    from dreamfusion.guidance.models import find_model
+
+    find_model(config.guidance.model, True, config.guidance.single_file_config)
+    tell_unknown_words(config.prompt, config.guidance.model)
+
+
+def _check_personal(config: ExperimentConfig) -> None:
+    """LoRAs and words that are not there, before a run is made; with a model that is still to be fetched, after it."""
     from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
     from dreamfusion.guidance.personal import check_personal
 
-    model = find_model(config.guidance.model, True, config.guidance.single_file_config)
-    if model.directory is not None:
-        family = family_of(model.directory)
-        check_personal(config.guidance.loras, config.guidance.embeddings, family)
-    tell_unknown_words(config.prompt, config.guidance.model)
+    guidance = config.guidance
+    directory = find_model(guidance.model, single_file_config=guidance.single_file_config).directory
+    if directory is not None:
+        check_personal(guidance.loras, guidance.embeddings, family_of(directory))
 
 
 def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:

@@ -66,7 +66,7 @@ def test_a_run_gives_its_weights_to_the_same_field_and_its_object_to_another(
 
 
 def test_what_is_no_start_is_told(tmp_path: Path, fresh_run: RunDirectory) -> None:
-    with pytest.raises(RunNotFoundError, match="neither a run in .* nor a mesh"):
+    with pytest.raises(RunNotFoundError, match=r"neither a run in .* nor a mesh"):
         find_start("nothing", tmp_path / "outputs")
     with pytest.raises(CheckpointMissingError):
         find_start("1", tmp_path / "outputs")
