@@ -116,6 +116,12 @@ Overrides = Annotated[
 OutputFile = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Default: inside the run.", show_default=False)
 ]
+RunsFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder in which the numbered run is made.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same result.", show_default=False)]
+Steps = Annotated[int | None, typer.Option(help="Optimiser iterations.", show_default=False)]
+ComputeDevice = Annotated[
+    Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
+]
 _RUNS = Path("outputs")
 
 
@@ -143,17 +149,13 @@ def train(
         typer.Option(metavar="NAME|FILE", help="Preset or YAML file; chosen for the machine if left out."),
     ] = None,
     overrides: Overrides = None,
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder in which the numbered run is made.")
-    ] = _RUNS,
+    output: RunsFolder = _RUNS,
     name: Annotated[
         str | None, typer.Option(help="Name of the run; the prompt's words if left out.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser iterations.", show_default=False)] = None,
-    device: Annotated[
-        Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
-    ] = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    device: ComputeDevice = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -237,17 +239,13 @@ def fit(
     ],
     config: Annotated[str, typer.Option(metavar="NAME|FILE", help="Preset or YAML file.")] = "fit",
     overrides: Overrides = None,
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder in which the numbered run is made.")
-    ] = _RUNS,
+    output: RunsFolder = _RUNS,
     name: Annotated[
         str | None, typer.Option(help="Name of the run; the folder's if left out.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser iterations.", show_default=False)] = None,
-    device: Annotated[
-        Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
-    ] = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    device: ComputeDevice = None,
     downscale: Annotated[
         int | None, typer.Option(metavar="N", help="Make the pictures N times smaller.", show_default=False)
     ] = None,
