@@ -18,16 +18,21 @@ QUINTICS = ((4.0848, -6.8946, 2.9270), (2.8769, -3.1427, 1.2046), (2.8366, -3.05
 MATCHED_RMS = 0.2
 
 
-def orthogonalised(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
-    """About U V^T of each singular value decomposition; singular values under 1 % of a matrix's norm stay smaller."""
-    made = matrices / (1.01 * torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+def orthogonalised(
+    matrices: Float[Tensor, "n rows columns"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "n rows columns"]:
+    """About U V^T of each singular value decomposition; singular values under 1 % of a matrix's norm stay smaller.
+
+    The products are taken in `dtype`: bfloat16 is exact enough for what is only about orthogonal (Jordan et al. 2024).
+    """
+    made = (matrices / (1.01 * torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)).to(dtype)
     flipped = made.shape[1] > made.shape[2]
     if flipped:
         made = made.mT
     for a, b, c in QUINTICS:
         gram = made @ made.mT
         made = a * made + (b * gram + c * (gram @ gram)) @ made
-    return made.mT if flipped else made
+    return (made.mT if flipped else made).to(matrices.dtype)
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -49,9 +54,11 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         momentum: float = 0.95,
         eps: float = 1e-8,
+        product_dtype: torch.dtype = torch.float32,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps, "weight_decay": 0.0}
         super().__init__(groups, {**defaults, "matrices": False})
+        self.product_dtype = product_dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore
@@ -74,7 +81,7 @@ class Muon(torch.optim.Optimizer):
         for same in by_shape.values():
             flat = torch.stack([self._nesterov(parameter, group).flatten(1) for parameter in same])
             size = MATCHED_RMS * math.sqrt(max(flat.shape[1:]))
-            for parameter, update in zip(same, orthogonalised(flat), strict=True):
+            for parameter, update in zip(same, orthogonalised(flat, self.product_dtype), strict=True):
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
 
     def _nesterov(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
