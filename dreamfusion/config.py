@@ -4,7 +4,7 @@
 `dreamfusion.config_files`; this module only says what is allowed.
 
 Anything that changes during a run is a `Schedule`: a plain number, or a mapping such as
-`{kind: linear, start: 0.98, end: 0.5, steps: 600}`.
+`{kind: linear, start: 0.98, end: 0.5, steps: 600}`; linear and sqrt without `steps` span the run, however long it is.
 """
 
 from __future__ import annotations
@@ -517,6 +517,19 @@ class PosedImagesConfig(_Strict):
     rays_per_step: int = Field(default=4096, ge=1, le=2**20)
 
 
+SPANNING_KINDS = ("linear", "sqrt", "dreamtime")
+
+
+def _spanning(data: object, steps: object) -> object:
+    """`data` with `steps` filled into every schedule that has none."""
+    if not isinstance(data, dict):
+        return data
+    filled = {key: _spanning(value, steps) for key, value in data.items()}
+    if filled.get("kind") in SPANNING_KINDS:
+        filled.setdefault("steps", steps)
+    return filled
+
+
 class ExperimentConfig(_Strict):
     """One whole experiment, as it is written into the run's directory."""
 
@@ -538,3 +551,12 @@ class ExperimentConfig(_Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedules_span_the_run(cls, data: object) -> object:
+        training = data.get("training", {}) if isinstance(data, dict) else {}
+        steps = training.get("steps") if isinstance(training, dict) else getattr(training, "steps", None)
+        # A wrong number of steps is told once, at its own place.
+        usable = isinstance(steps, int) and steps > 0
+        return _spanning(data, steps if usable else TrainingConfig().steps)

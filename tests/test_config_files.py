@@ -125,6 +125,16 @@ def test_schedules_turn_into_numbers_and_back() -> None:
     assert load_config("miniature", ["optimizer.lr=1e-3"]).optimizer.lr.at(0) == 0.001
 
 
+@pytest.mark.parametrize("kind", ["linear", "sqrt"])
+def test_a_schedule_without_steps_spans_the_run(kind: str) -> None:
+    schedule = f"losses.opacity={{kind: {kind}, start: 0, end: 1}}"
+    for sets, steps in (([], 600), (["training.steps=50"], 50)):
+        opacity = load_config("miniature", [schedule, *sets]).losses.opacity
+        assert opacity.at(steps) == 1.0
+        assert opacity.at(steps - 1) < 1.0
+    assert load_config("miniature", ["training.steps=2000"]).guidance.timestep_max.at(1999) > 0.5
+
+
 @pytest.mark.parametrize("text", ["no", "12", "1e-3", "true", "a = b", "[x]", "null hypothesis"])
 def test_text_stays_text(text: str) -> None:
     assert load_config("miniature", [f"guidance.negative_prompt={text}"]).guidance.negative_prompt == text
