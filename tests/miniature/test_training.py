@@ -252,12 +252,14 @@ def test_noisy_latents_and_velocity_are_diffusers_own() -> None:
     torch.testing.assert_close(target, scheduler.get_velocity(latents, noise, timesteps))  # pyright: ignore
 
 
-def test_snr_weights_are_even_where_noise_prevails_and_bounded_where_it_does_not() -> None:
-    # ||v' - v||^2 = (SNR + 1) ||z' - z||^2: on the clean latents the weight is SNR + 1, and no more than gamma + 1.
-    abar = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    snr = abar / (1 - abar)
-    torch.testing.assert_close(diffusion.snr_weights(abar) * (snr + 1), snr.clamp(max=5.0) + 1)
-    torch.testing.assert_close(diffusion.snr_weights(abar[snr < 5]), torch.ones_like(abar[snr < 5]))
+def test_every_noise_level_counts_the_same() -> None:
+    timesteps = torch.arange(1000)
+    weights = diffusion.level_weights(timesteps)
+    assert float(weights.max()) == 1.0
+    for timestep, error in diffusion.LEVEL_ERRORS:
+        assert float(weights[int(timestep)]) * error == pytest.approx(0.073)
+    # Between two of them the error, not the weight, goes in a straight line.
+    assert 0.073 / float(weights[175]) == pytest.approx((0.116 + 0.096) / 2)
 
 
 def test_even_timesteps_cover_every_level_and_are_uniform_alone() -> None:
