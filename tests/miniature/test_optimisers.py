@@ -29,6 +29,15 @@ def test_each_matrix_is_taken_for_itself() -> None:
         torch.testing.assert_close(orthogonalised(given[index : index + 1])[0], together[index])
 
 
+def test_products_in_bfloat16_give_the_same_directions() -> None:
+    given = matrices(3, 16, 40)
+    exact, rough = orthogonalised(given), orthogonalised(given, torch.bfloat16)
+    assert rough.dtype == torch.float32
+    assert float((rough - exact).norm() / exact.norm()) < 0.03
+    # bfloat16 leaves its mark, or it was not used.
+    assert not torch.equal(rough, exact)
+
+
 def test_kernels_of_hidden_layers_are_matrices_and_ends_are_not() -> None:
     kernel, gain = nn.Parameter(torch.zeros(4, 4, 3, 3)), nn.Parameter(torch.zeros(4))
     assert is_matrix("unet.mid_block.resnets.0.conv1.weight", kernel)
