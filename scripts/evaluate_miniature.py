@@ -4,7 +4,7 @@
 
 Each prompt is a run of its own, made with `dreamfusion train`, so that an interrupted evaluation goes on where it stopped.
 The judge is the small CLIP of the package, the similarities are averaged over eight views at 30 degrees of elevation (the
-protocol of Dream Fields and DreamFusion). Writes `results.json` and a sheet of renders, one row per prompt.
+protocol of Dream Fields and DreamFusion). Writes `results.json` and a sheet of renders, a row for each prompt with its rank.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def look(prompts: list[str], captions: list[str], output: Path) -> tuple[list[di
     """Each run's renders ranked against the captions, and the sheet of the renders."""
     import torch
 
-    from dreamfusion.assets.images import contact_sheet, to_uint8
+    from dreamfusion.assets.images import to_uint8
+    from dreamfusion.assets.sheets import labelled_sheet
     from dreamfusion.cameras import turntable_cameras
     from dreamfusion.evaluation.r_precision import judge_renders
     from dreamfusion.guidance.clip import load_clip
@@ -118,7 +119,9 @@ def look(prompts: list[str], captions: list[str], output: Path) -> tuple[list[di
         )
         print(f"{verdict.rank:4d}  {prompt:45s} -> {captions[verdict.best]}", flush=True)
         rows.append(to_uint8(images))
-    return results, contact_sheet(np.concatenate(rows), columns=VIEWS)
+    labels = [f"{result['rank']:3d}  {result['prompt']}" for result in results]
+    azimuths = [f"{360 * view // VIEWS} deg" for view in range(VIEWS)]
+    return results, labelled_sheet(np.stack(rows), labels, azimuths)
 
 
 def main() -> None:
