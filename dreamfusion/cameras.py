@@ -65,11 +65,6 @@ class Cameras:
         """Unit viewing directions."""
         return -self.c2w[:, :3, 2]
 
-    @property
-    def pixel_radius(self) -> Float[Tensor, " b"]:
-        """Half the width of a pixel at unit depth: the cone of mip-NeRF (arXiv 2103.13415, sec. 3.1) scales with it."""
-        return torch.tan(torch.deg2rad(self.fovy_deg) / 2) / self.height
-
     def to(self, device: torch.device | str) -> Cameras:
         moved = {
             name: value.to(device)

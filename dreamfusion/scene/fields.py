@@ -65,16 +65,8 @@ class Field(nn.Module, ABC):
         self.radius = radius
 
     @abstractmethod
-    def forward(
-        self, positions: Float[Tensor, "n 3"], covariance: Float[Tensor, "n axes"] | None = None
-    ) -> FieldOutput:
-        """Density and albedo.
-
-        Args:
-            positions: world units.
-            covariance: the diagonal of the covariance of each sample, length^2 (three columns, or one: the same along all axes);
-                None: the field's own. Fields that cannot blur ignore it.
-        """
+    def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
+        """Density and albedo at positions in world units."""
 
     @abstractmethod
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
@@ -153,13 +145,8 @@ class MLPField(Field):
     def set_step(self, step: int) -> None:
         self.blur_std = self.config.covariance.at(step)
 
-    def forward(
-        self, positions: Float[Tensor, "n 3"], covariance: Float[Tensor, "n axes"] | None = None
-    ) -> FieldOutput:
-        if covariance is None:
-            variances = torch.full_like(positions, self.blur_std**2)
-        else:
-            variances = covariance.expand_as(positions)
+    def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
+        variances = torch.full_like(positions, self.blur_std**2)
         hidden = self.input(integrated_positional_encoding(positions, variances, self.config.degrees))
         for block in self.blocks:
             hidden = block(hidden)
@@ -224,9 +211,7 @@ class HashGridField(Field):
         unused = self.config.levels * self.config.features_per_level - encoded.shape[-1]
         return F.pad(encoded, (0, unused))
 
-    def forward(
-        self, positions: Float[Tensor, "n 3"], covariance: Float[Tensor, "n axes"] | None = None
-    ) -> FieldOutput:
+    def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
         hidden = self.encode(positions)
         for layer in self.hidden:
             hidden = F.silu(layer(hidden))
@@ -291,9 +276,7 @@ class GridsField(Field):
         """The sum of the colour's grids at the finest one's nodes."""
         return _sum_on_finest(self.colour_grids)
 
-    def forward(
-        self, positions: Float[Tensor, "n 3"], covariance: Float[Tensor, "n axes"] | None = None
-    ) -> FieldOutput:
+    def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
         return FieldOutput(self.density(positions), self.albedo(positions))
 
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:

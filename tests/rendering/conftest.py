@@ -29,7 +29,7 @@ class AnalyticField(Field):
         self.queries += len(positions)
         return self.scale * self.formula(positions)
 
-    def forward(self, positions, covariance=None):
+    def forward(self, positions):
         red_green = 0.5 + 0.25 * positions[:, :2]
         albedo = torch.cat([red_green, torch.full_like(positions[:, :1], 0.75)], dim=-1)
         return FieldOutput(self.density(positions), (albedo * self.scale).clamp(0, 1))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dreamfusion.config import GridsFieldConfig, HashGridFieldConfig, LinearSchedule, MLPFieldConfig
 from dreamfusion.scene.density import edge_mask, linear_blob, softplus
-from dreamfusion.scene.encodings import sample_grid
+from dreamfusion.scene.encodings import integrated_positional_encoding, sample_grid
 from dreamfusion.scene.fields import GridsField, HashGridField, MLPField, make_field
 
 SMALL_HASH = HashGridFieldConfig(
@@ -98,13 +98,14 @@ def test_mlp_covariance_is_annealed_by_the_step_alone(generator):
     assert torch.equal(field(x).albedo, start)
 
 
-def test_mlp_takes_a_covariance_per_sample(generator):
+def test_mlp_sees_positions_blurred_by_a_variance_of_its_std_squared(generator):
     field = MLPField(SMALL_MLP, 1.0, generator)
-    x = _in_ball(20, 1.0, generator)
-    own = field(x).albedo
-    torch.testing.assert_close(field(x, torch.full((20, 1), field.blur_std**2)).albedo, own)
-    torch.testing.assert_close(field(x, torch.full((20, 3), field.blur_std**2)).albedo, own)
-    assert not torch.allclose(field(x, torch.full((20, 1), 0.5)).albedo, own)
+    x, seen = _in_ball(20, 1.0, generator), []
+    field.input.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    field.set_step(0)
+    field(x)
+    variance = torch.full_like(x, SMALL_MLP.covariance.at(0) ** 2)
+    torch.testing.assert_close(seen[0], integrated_positional_encoding(x, variance, SMALL_MLP.degrees))
 
 
 def test_mlp_is_the_paper_s_size(generator):

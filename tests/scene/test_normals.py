@@ -32,7 +32,7 @@ class Ball(Field):
     def density(self, positions: Tensor) -> Tensor:
         return self.height * torch.exp(-(positions - self.centre).square().sum(-1) / 0.18)
 
-    def forward(self, positions: Tensor, covariance: Tensor | None = None) -> FieldOutput:
+    def forward(self, positions: Tensor) -> FieldOutput:
         return FieldOutput(self.density(positions), torch.full_like(positions, 0.5))
 
     def parameter_groups(self):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 import torch
 
@@ -11,10 +9,8 @@ from dreamfusion.config import (
     HashGridFieldConfig,
     LinearSchedule,
     MLPFieldConfig,
-    NormalsConfig,
     SceneConfig,
 )
-from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import make_scene
 
 FIELDS = [
@@ -24,29 +20,9 @@ FIELDS = [
 ]
 
 
-def _scene(field, kind: Literal["analytic", "finite_difference"] = "finite_difference"):
-    config = SceneConfig(
-        field=field,
-        radius=1.2,
-        normals=NormalsConfig(kind=kind),
-        background=EnvironmentBackgroundConfig(width=8),
-    )
+def _scene(field):
+    config = SceneConfig(field=field, radius=1.2, background=EnvironmentBackgroundConfig(width=8))
     return make_scene(config, torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("kind", ["analytic", "finite_difference"])
-def test_query_answers_what_the_parts_do(field, kind, generator):
-    scene = _scene(field, kind)
-    x = torch.randn(40, 3, generator=generator) * 0.4
-    seen = scene.query(x, with_normals=True)
-    expected = scene.field(x)
-    torch.testing.assert_close(seen.sigmas, expected.sigmas)
-    torch.testing.assert_close(seen.albedo, expected.albedo)
-    torch.testing.assert_close(seen.normals, density_normals(scene.field, x, scene.normals_config))
-    plain = scene.query(x)
-    assert plain.normals is None
-    torch.testing.assert_close(plain.sigmas, expected.sigmas)
 
 
 @pytest.mark.parametrize("field", FIELDS)
