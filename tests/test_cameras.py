@@ -102,14 +102,6 @@ def test_rays_are_unit_and_a_wide_picture_keeps_square_pixels():
     assert across.item() == pytest.approx(down.item(), rel=1e-5)
 
 
-def test_pixel_radius_is_half_a_pixel_at_unit_depth():
-    cameras = orbit_cameras(0.0, 0.0, 2.0, 60.0, 8)
-    _, rays_d = cameras.rays()
-    slopes = rays_d[0] / -rays_d[0, ..., 2:]
-    pitch = (slopes[4, 1, 0] - slopes[4, 0, 0]).item()
-    assert cameras.pixel_radius.item() == pytest.approx(pitch / 2, rel=1e-5)
-
-
 CONFIG = CameraConfig(
     views_per_step=4,
     distance=(2.0, 3.0),
@@ -201,3 +193,23 @@ def test_antithetic_views_stand_at_equal_angles(views: int):
         torch.testing.assert_close(turns, torch.arange(views) * (360.0 / views), atol=1e-3, rtol=0)
         firsts.add(round(azimuth[0].item()))
     assert len(firsts) > 1
+
+
+def test_jitters_are_as_wide_as_stated_and_lean_to_no_side():
+    count = 4000
+    level = CONFIG.model_copy(update={"elevation_deg": (0.0, 0.0)})
+    # The same draws whatever the widths, so what one of them adds can be seen apart.
+    moved, aimed, rolled, still = (
+        random_cameras(level.model_copy(update=changes), generator(9), views=count)
+        for changes in ({"position_jitter": 0.3}, {"target_jitter": 0.1}, {"up_jitter": 0.05}, {})
+    )
+    uniform = ((moved.positions - still.positions) / 0.6 + 0.5).sort(dim=0).values
+    assert (uniform - (torch.arange(count)[:, None] + 0.5) / count).abs().max() < 1.95 / math.sqrt(count)
+    # How far the line of sight passes the origin: both components across it are the target's, with a std of 0.1.
+    along = (aimed.positions * aimed.forward).sum(-1, keepdim=True)
+    missed = aimed.positions - along * aimed.forward
+    assert missed.square().sum(-1).mean().item() == pytest.approx(2 * 0.1**2, rel=0.08)
+    assert missed.mean(0).abs().max() < 4 * 0.1 / math.sqrt(count)
+    roll = rolled.c2w[:, 1, 0]
+    assert roll.std().item() == pytest.approx(0.05, rel=0.08)
+    assert abs(roll.mean().item()) < 4 * 0.05 / math.sqrt(count)

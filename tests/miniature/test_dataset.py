@@ -114,6 +114,11 @@ def test_backgrounds_differ_from_what_stands_before_them():
             assert (np.abs(ends - np.array(rgb)).max(-1) > dataset.BACKGROUND_CONTRAST).mean() >= 0.5
             assert background.min() >= 0 and background.max() <= 1
             assert np.array_equal(background[:, 0], background[:, 31])
+    # Of two things, neither may vanish.
+    both = ((0.9, 0.9, 0.9), (0.1, 0.1, 0.1))
+    drawn = np.stack([random_background(rng, both)[[0, -1], 0] for _ in range(100)])
+    apart = np.abs(drawn[:, :, None] - np.array(both)).max(-1).min(-1)
+    assert (apart > dataset.BACKGROUND_CONTRAST).mean() > 0.75
 
 
 def test_views_of_a_scene_lie_side_by_side():

@@ -272,6 +272,28 @@ def test_even_timesteps_cover_every_level_and_are_uniform_alone() -> None:
     assert int(counts.min()) > 25
 
 
+def test_each_latent_meets_its_own_caption_and_a_tenth_meet_none(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    assert learner.latents is not None and learner.texts is not None and learner.encode_captions is not None
+    # Every number of picture i is i, in its latents as in its captions.
+    numbers = torch.arange(len(learner.latents))
+    learner.latents = numbers.half()[:, None, None, None].expand_as(learner.latents)
+    captions = numbers[:, None, None].expand_as(learner.texts.captions).short()
+    learner.texts, learner.batch_size = replace(learner.texts, captions=captions), 2000
+    monkeypatch.setattr(diffusion, "noisy_and_target", lambda latents, noise, abar: (latents, latents))
+    read: list[Tensor] = []
+    shown: list[Tensor] = []
+    monkeypatch.setattr(learner, "read", lambda ids: read.append(ids) or ids)
+    monkeypatch.setattr(learner, "predict", lambda noisy, *_: shown.append(noisy) or noisy)
+    learner.loss()
+    dropped = (read[0] == learner.encode_captions([""])).all(1)
+    assert float(dropped.float().mean()) == pytest.approx(diffusion.CAPTION_DROPOUT, abs=0.025)
+    assert torch.equal(read[0][~dropped, 0], shown[0][~dropped, 0, 0, 0].long())
+    assert len(shown[0][~dropped, 0, 0, 0].unique()) == len(numbers)
+
+
 def test_samples_depend_on_their_own_noise_only(work: Path) -> None:
     learner = stages.diffusion_learner(tiny_plan(work))
     learner.modules.eval()
@@ -325,6 +347,41 @@ def test_latents_are_encoded_once_for_an_autoencoder(work: Path) -> None:
     before = path.stat().st_mtime_ns
     stages.run_latents(plan)
     assert path.stat().st_mtime_ns == before
+
+
+def test_another_autoencoder_has_its_own_scale_and_encodes_anew(work: Path, tmp_path: Path) -> None:
+    for folder in ("shards", "texts", "tokenizer"):
+        (tmp_path / folder).symlink_to(work / folder)
+    plan = tiny_plan(tmp_path)
+    learner = stages.autoencoder_learner(plan)
+    stages.freeze_autoencoder(plan, learner)
+    stages.run_latents(plan)
+    # Unit spread is what the denoiser learns on, and what Stable Diffusion's pipeline divides by again.
+    scaled, _ = stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
+    assert float(scaled.float().std()) == pytest.approx(1.0, abs=0.02)
+    assert abs(stages.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
+    with torch.no_grad():
+        learner.ema.average[0].mul_(1.5)
+    stages.freeze_autoencoder(plan, learner)
+    with pytest.raises(DreamfusionError, match="stage 'latents'"):
+        stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
+    stages.run_latents(plan)
+    again, _ = stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
+    assert not torch.equal(again, scaled)
+
+
+def test_the_pull_of_the_latents_is_the_divergence_from_a_unit_normal(work: Path) -> None:
+    learner = stages.autoencoder_learner(tiny_plan(work))
+    assert learner.pictures is not None
+    _, figures = learner.loss()
+    chosen = draw_indices(len(learner.pictures), 4, loop.step_generator(learner.seed, learner.step))
+    with torch.no_grad():
+        images = to_model(learner.pictures.images[chosen], learner.device)
+        posterior = learner.model.encode(images).latent_dist  # pyright: ignore
+        unit = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+        mine = torch.distributions.Normal(posterior.mean, posterior.std)
+        expected = torch.distributions.kl_divergence(mine, unit).mean()
+    assert figures["kl"] == pytest.approx(float(expected), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- contrastive

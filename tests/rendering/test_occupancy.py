@@ -199,3 +199,16 @@ def test_the_reach_is_the_furthest_occupied_point(field, shapes):
     assert grid.reach == 1.0
     grid.update(ball, 16, _generator())
     assert 0.6 <= grid.reach < 0.6 + 2 * math.sqrt(3) * grid.cell_size
+
+
+@pytest.mark.parametrize(("at_nodes", "elsewhere"), [(5.0, 1.0), (1.0, 5.0)])
+def test_the_random_point_counts_for_the_greatest_and_for_the_least_density(field, at_nodes, elsewhere):
+    grid = _grid(resolution=8)
+
+    def formula(positions):
+        steps = (positions + 1.0) / (grid.cell_size / 2)
+        return torch.where((steps - steps.round()).abs().amax(-1) < 1e-4, at_nodes, elsewhere)
+
+    grid.update(field(formula), 0, _generator())
+    inner = grid._cells_in_ball[grid._norms_in_ball < 0.5]
+    assert (grid.densities[inner] == 5.0).all() and (grid.least_densities[inner] == 1.0).all()

@@ -198,6 +198,17 @@ def test_a_picture_equals_the_differentiable_render(shapes):
         assert not image.rgb.requires_grad and image.samples is None
 
 
+def test_a_picture_trusts_the_field_and_not_what_the_grid_remembers_as_solid(make_renderer, shapes):
+    renderer = make_renderer(shapes.constant(0.7), samples_per_ray=16)
+    renderer.occupancy.least_densities.fill_(1e3)
+    cameras = orbit_cameras(40.0, 10.0, 1.8, 80.0, 8)
+    _, squared = _closest(cameras)
+    chord = 2 * (1 - squared).clamp(min=0).sqrt()
+    seen = renderer.render_image(cameras)
+    torch.testing.assert_close(seen.opacity, 1 - torch.exp(-0.7 * chord), atol=1e-3, rtol=0)
+    assert renderer.render(cameras).opacity.max() < 0.5 * seen.opacity.max()
+
+
 @pytest.mark.parametrize("chunk", [1, 50])
 def test_the_chunk_size_does_not_change_the_picture(shapes, chunk):
     renderer = _warm(Renderer(_trained_scene(shapes), RenderingConfig()))

@@ -120,12 +120,12 @@ def test_each_view_has_its_own_light_and_all_the_same_kind():
 
 def test_the_kind_drawn_does_not_change_later_draws():
     after = []
-    for probability in (0.0, 1.0):
+    for probability, albedo_steps in ((0.0, 0), (1.0, 0), (1.0, 100)):
         generator = torch.Generator().manual_seed(3)
-        config = ShadingConfig(albedo_steps=0, shaded_probability=probability)
+        config = ShadingConfig(albedo_steps=albedo_steps, shaded_probability=probability)
         sample_shading(config, orbit_cameras(0.0, 0.0, 1.3, 50.0, 8), 5, generator)
         after.append(generator.get_state())
-    assert torch.equal(after[0], after[1])
+    assert all(torch.equal(after[0], state) for state in after[1:])
 
 
 def test_shading_without_a_light_is_refused():

@@ -158,3 +158,5 @@ def test_light_is_wanted_up_to_the_target_and_no_further() -> None:
     assert loss.item() == pytest.approx(-0.5)
     loss.backward()
     assert clear.grad is not None and clear.grad.abs().max() == 0
+    # It is the mean over all rays that has a target, and not each ray: half of them are dark here.
+    assert transmittance_loss(torch.tensor([0.0, 1.0]), 0.4).item() == pytest.approx(-0.4)

@@ -183,6 +183,34 @@ def test_a_checkpoint_of_another_configuration_is_refused(make_config: MakeConfi
         Trainer(make_config(), guidance=oracle).load_state_dict(tensors, {"step": 1})
 
 
+def test_what_was_counted_before_a_resume_counts_on(make_config: MakeConfig, oracle: Guidance) -> None:
+    trainer, resumed = (Trainer(make_config(), guidance=oracle) for _ in range(2))
+    trainer.skipped_steps = 3
+    trainer.watch.empty, trainer.watch.solid, trainer.watch.skipped = 5, 6, 7
+    resumed.load_state_dict(*trainer.state_dict())
+    assert resumed.skipped_steps == 3
+    assert resumed.watch.state_dict() == {"empty": 5, "solid": 6, "skipped": 7}
+
+
+def test_lights_stay_outside_a_ball_of_any_size(
+    make_config: MakeConfig, oracle: Guidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        scene={"radius": 2.0}, rendering={"shading": {"albedo_steps": 0, "shaded_probability": 1.0}}
+    )
+    assert config.rendering.shading.light_distance[1] < 2.0
+    trainer, lights = Trainer(config, guidance=oracle), []
+    render = trainer.renderer.render
+
+    def watched(cameras: Any, shading: Any, **options: Any) -> Any:
+        lights.append(shading.light_position)
+        return render(cameras, shading, **options)
+
+    monkeypatch.setattr(trainer.renderer, "render", watched)
+    trainer.train_step()
+    torch.testing.assert_close(lights[0].norm(dim=-1), torch.full((len(lights[0]),), 2.0))
+
+
 class Spoiled:
     """A guidance whose gradient is not finite at the steps in `bad`."""
 
