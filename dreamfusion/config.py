@@ -101,16 +101,31 @@ def constant(value: float) -> ConstantSchedule:
     return ConstantSchedule(value=value)
 
 
+def _telling_steps(*schedules: Schedule) -> list[int]:
+    """Steps at which a mistake in schedules shows: where they bend, and some in between."""
+    bends = [
+        getattr(each, name) for each in schedules for name in ("warmup_steps", "steps") if hasattr(each, name)
+    ]
+    longest = max(bends, default=0)
+    return sorted({0, *bends, *(longest * part // 64 for part in range(64))})
+
+
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError("two numbers, the smaller one first")
     return pair
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Elevation = Annotated[float, Field(ge=-90.0, le=90.0)]
+FieldOfView = Annotated[float, Field(gt=0.0, lt=180.0)]
 Rgb = tuple[Fraction, Fraction, Fraction]
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+ElevationRange = Annotated[tuple[Elevation, Elevation], AfterValidator(_ordered)]
+FieldOfViewRange = Annotated[tuple[FieldOfView, FieldOfView], AfterValidator(_ordered)]
 
 
 # --------------------------------------------------------------------------------------------------- scene
@@ -146,6 +161,12 @@ class HashGridFieldConfig(_Strict):
     hidden_layers: int = Field(default=1, ge=1)
     blob_density: float = 10.0
     blob_radius: Positive = 0.5
+
+    @model_validator(mode="after")
+    def _coarse_to_fine(self) -> HashGridFieldConfig:
+        if self.max_resolution < self.base_resolution:
+            raise ValueError("max_resolution of at least base_resolution")
+        return self
 
 
 class GridsFieldConfig(_Strict):
@@ -258,7 +279,7 @@ class ShadingConfig(_Strict):
     )
     ambient: Fraction = 0.1
     diffuse: Fraction = 0.9
-    light_distance: Range = (0.8, 1.5)
+    light_distance: PositiveRange = (0.8, 1.5)
     light_jitter: float = Field(
         default=1.0, ge=0.0, description="std of the light's position around the camera's"
     )
@@ -287,13 +308,13 @@ class CameraConfig(_Strict):
         description="views of a step: one at random in each sector, or at equal angles (MV-SDI)",
     )
     resolution: int = Field(default=64, ge=8, le=2048)
-    distance: Range = (1.0, 1.5)
-    elevation_deg: Range = (-10.0, 90.0)
+    distance: PositiveRange = (1.0, 1.5)
+    elevation_deg: ElevationRange = (-10.0, 90.0)
     uniform_area_probability: Fraction = Field(
         default=0.5, description="share of views with elevation uniform in area, the rest is uniform in angle"
     )
     azimuth_deg: Range = (-180.0, 180.0)
-    fovy_deg: Range = (41.0, 71.0)
+    fovy_deg: FieldOfViewRange = (41.0, 71.0)
     position_jitter: float = Field(
         default=0.1, ge=0.0, description="half width of the uniform jitter of the position"
     )
@@ -317,13 +338,21 @@ class ViewNegativesConfig(_Strict):
     overhead: str | None = None
 
 
+def _with_prompt(template: str) -> str:
+    if "{prompt}" not in template:
+        raise ValueError("a text with {prompt} in it")
+    return template
+
+
 class ViewPromptConfig(_Strict):
     """Which words are added for which camera (three rules in use, see docs/method.md)."""
 
     rule: Literal["none", "nearest", "threestudio", "interpolate"] = "nearest"
     overhead_elevation_deg: float = Field(default=60.0, ge=0.0, le=90.0)
     front_halfwidth_deg: float = Field(default=45.0, gt=0.0, le=90.0)
-    template: str = Field(default="{prompt}, {view} view", description="{prompt} and {view} are filled in")
+    template: Annotated[str, AfterValidator(_with_prompt)] = Field(
+        default="{prompt}, {view} view", description="{prompt} and {view} are filled in"
+    )
     front: str | None = Field(default=None, description="whole text for the front; None: from the template")
     side: str | None = None
     back: str | None = None
@@ -441,6 +470,17 @@ class GuidanceConfig(_Strict):
             raise ValueError("perp_neg with objective.kind sds or sdi")
         return self
 
+    @model_validator(mode="after")
+    def _timesteps_in_order(self) -> GuidanceConfig:
+        for step in _telling_steps(self.timestep_min, self.timestep_max):
+            low, high = self.timestep_min.at(step), self.timestep_max.at(step)
+            if not 0.0 <= low <= high <= 1.0:
+                raise ValueError(
+                    "0 <= timestep_min <= timestep_max <= 1 at every step, "
+                    f"and at step {step} they are {low:g} and {high:g}"
+                )
+        return self
+
 
 class ViewImagesConfig(_Strict):
     """An example picture for each direction; None: `clip.image`."""
@@ -475,9 +515,16 @@ class OptimizerConfig(_Strict):
     lr: Schedule = constant(1e-2)
     background_lr_scale: float = Field(default=0.1, ge=0.0)
     decoder_lr_scale: float = Field(default=1.0, gt=0.0, description="for the small MLP behind a grid")
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     eps: Positive = 1e-15
     max_grad_norm: float | None = Field(default=None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _downhill(self) -> OptimizerConfig:
+        for step in _telling_steps(self.lr):
+            if self.lr.at(step) < 0.0:
+                raise ValueError(f"lr >= 0 at every step, and at step {step} it is {self.lr.at(step):g}")
+        return self
 
 
 class LossConfig(_Strict):

@@ -64,8 +64,17 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: Any) -> int:
         return int(self.construct_scalar(node))  # a leading 0 is no octal in YAML 1.2
 
+    # Whole at once: PyYAML's own way lets a part hold itself, which nothing after it could walk through.
+    def construct_yaml_map(self, node: Any) -> dict:
+        return self.construct_mapping(node, deep=True)
+
+    def construct_yaml_seq(self, node: Any) -> list:
+        return self.construct_sequence(node, deep=True)
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_yaml_seq)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -326,7 +335,7 @@ def _config_error(
         path, parent = (*path, "kind"), _at(data, path)
     dotted = ".".join(path)
     origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
-    where = f"config key '{dotted}'" + (f" ({origin})" if origin else "")
+    where = (f"config key '{dotted}'" if path else "the config") + (f" ({origin})" if origin else "")
     more = f" (and {further} more like it)" if further else ""
     if problem["type"] == "extra_forbidden":
         kind = parent.get("kind") if isinstance(parent, dict) else None
@@ -336,6 +345,9 @@ def _config_error(
     if problem["type"] in ("missing", "union_tag_not_found"):
         return ConfigError(f"{where} is missing{more}", expected=expected)
     got = parent.get("kind") if problem["type"] == "union_tag_invalid" else problem["input"]
+    if problem["type"] == "value_error" and isinstance(got, dict):
+        # Keys that do not go together: the message names them, and a whole section would say less.
+        return ConfigError(where + more, expected=expected)
     hint = None
     if problem["type"] in ("union_tag_invalid", "literal_error") and isinstance(got, str):
         hint = _did_you_mean(got, re.findall(r"'([^']+)'", expected))

@@ -60,13 +60,43 @@ def test_a_number_is_a_constant_schedule() -> None:
         {"lr": {"kind": "linear", "start": 1, "end": 0, "steps": 0}},
         {"lr": {"kind": "warmup_cosine", "start": 0, "peak": 1, "end": 0, "warmup_steps": 9, "steps": 9}},
         {"lr": float("inf")},
+        {"lr": -1e-3},
+        {"lr": {"kind": "linear", "start": 1, "end": -1, "steps": 9}},
         {"betas": [0.9, 1.5]},
+        {"betas": [0.9, 1.0]},
         {"momentum": 0.9},
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         OptimizerConfig.model_validate(wrong)
+
+
+LATE_SQRT = {"kind": "sqrt", "start": 0.1, "end": 0.9, "steps": 100}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"cameras": {"distance": [0, 1]}}, "greater than 0"),
+        ({"cameras": {"distance": [-2, -1]}}, "greater than 0"),
+        ({"cameras": {"elevation_deg": [-10, 91]}}, "less than or equal to 90"),
+        ({"cameras": {"fovy_deg": [40, 180]}}, "less than 180"),
+        ({"rendering": {"shading": {"light_distance": [-1, 1]}}}, "greater than 0"),
+        ({"guidance": {"timestep_min": 0.99}}, "at step 0 they are 0.99 and 0.98"),
+        ({"guidance": {"timestep_max": 1.5}}, "at step 0 they are 0.02 and 1.5"),
+        # Right at both ends: the square root is ahead of the straight line in between.
+        (
+            {"guidance": {"timestep_min": LATE_SQRT, "timestep_max": {**LATE_SQRT, "kind": "linear"}}},
+            r"at step \d+ they are",
+        ),
+        ({"guidance": {"view_prompts": {"template": "{promt}, {view} view"}}}, "a text with {prompt} in it"),
+        ({"scene": {"field": {"kind": "hashgrid", "max_resolution": 8}}}, "at least base_resolution"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(wrong: dict, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        ExperimentConfig.model_validate(wrong)
 
 
 def test_a_config_cannot_be_changed_behind_the_runs_back() -> None:

@@ -60,6 +60,13 @@ def test_a_key_twice_is_an_error_and_not_the_last_one() -> None:
         parse_yaml("a: 1\na: 2\n", "here")
 
 
+@pytest.mark.parametrize("text", ["training: &a {steps: *a}", "a: &b [1, *b]"])
+def test_a_part_that_holds_itself_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"not readable as YAML.*recursive"):
+        parse_yaml(text, "here")
+    assert parse_yaml("a: &b [1, 2]\nc: *b\n", "here") == {"a": [1, 2], "c": [1, 2]}
+
+
 @given(
     st.one_of(
         st.text(),
@@ -76,7 +83,7 @@ def test_any_prompt_survives_a_dump(prompt: str) -> None:
 
 @pytest.mark.parametrize("name", config_files.preset_names())
 def test_a_dump_loads_to_an_equal_config(name: str, tmp_path: Path) -> None:
-    config = load_config(name, ["guidance.timestep_max={kind: linear, start: 0.9, end: 0.4, steps: 10}"])
+    config = load_config(name, ["losses.opacity={kind: linear, start: 0.9, end: 0.4, steps: 10}"])
     assert load_config(written(tmp_path, "dump.yaml", dump_config(config))) == config
 
 
