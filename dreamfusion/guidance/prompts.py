@@ -83,8 +83,9 @@ class ViewPrompts:
 
     def negatives(self, default: str) -> dict[str, str]:
         """View -> negative prompt, in the order of `weights`' columns: the one given for the view, or the default."""
-        given = self.config.negative
-        return {view: getattr(given, view, None) or default for view in self.texts()}
+        given = {view: getattr(self.config.negative, view, None) for view in self.texts()}
+        # An empty text is one too: a view of which nothing is to be kept away.
+        return {view: default if text is None else text for view, text in given.items()}
 
     def perp_neg(
         self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"]

@@ -132,6 +132,11 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         }
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """`text`, or its beginning: an error is one line, and a user knows the prompt."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
     """Token ids, padded to the text encoder's length; PromptError for a text that does not fit."""
     length = tokenizer.model_max_length
@@ -139,7 +144,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
         count = len(tokenizer(text)["input_ids"])
         if count > length:
             raise PromptError(
-                f"the prompt {text!r} is too long for the model",
+                f"the prompt {shortened(text)!r} is too long for the model",
                 expected=f"{length} tokens at most, with the view's words and two marks",
                 got=str(count),
                 hint="shorten the prompt",

@@ -103,3 +103,9 @@ def test_braces_in_a_prompt_are_left_alone():
 def test_an_empty_prompt_is_refused(prompt):
     with pytest.raises(PromptError):
         ViewPrompts(prompt, ViewPromptConfig())
+
+
+def test_a_view_may_have_no_negative_prompt_where_the_others_have_one():
+    view_prompts = prompts("nearest", negative={"front": "", "back": "face"})
+    assert view_prompts.negatives("red") == {"front": "", "side": "red", "back": "face", "overhead": "red"}
+    assert prompts("none", negative={"front": ""}).negatives("red") == {"any": "red"}
