@@ -7,6 +7,7 @@ carries notices and errors only.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -30,13 +31,13 @@ def notice(text: str) -> None:
 
         tqdm.write(text, file=sys.stderr)
     else:
-        print(text, file=sys.stderr, flush=True)
+        _line(text, sys.stderr)
 
 
 def result(sentence: str, **fields: Any) -> None:
     """What a command came to, on stdout: `sentence` for a person, `fields` as one line of JSON for a program."""
     if sys.stdout.isatty():
-        print(sentence, flush=True)
+        _line(sentence, sys.stdout)
     else:
         event(**fields)
 
@@ -44,7 +45,18 @@ def result(sentence: str, **fields: Any) -> None:
 def event(**fields: Any) -> None:
     """One JSON object on one line of stdout when that is no terminal, else nothing."""
     if not sys.stdout.isatty():
-        print(json.dumps(fields, default=str), flush=True)
+        _line(json.dumps(fields, default=str), sys.stdout)
+
+
+def _line(text: str, stream: Any) -> None:
+    """`text` on a line of its own, or nowhere if its reader has gone (`| head -1`): no work is lost for that."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer goes there too, and so does all that comes.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Bar:

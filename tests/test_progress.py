@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -71,3 +73,14 @@ def test_reports_for_programs_are_spaced_in_time(
     assert [line["done"] for line in out] == [11, 21]
     expected = {"task": "training", "done": 11, "total": 25, "rate": 1.0, "eta_s": 14, "opacity": 0.5}
     assert out[0] == {"event": "progress", **expected}
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_work_goes_on_when_its_reader_has_gone(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, stream, closed)
+        progress.event(event="started")
+        progress.notice("a note")
+        progress.result("wrote it", path="x")

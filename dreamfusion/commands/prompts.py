@@ -15,11 +15,14 @@ def check_prompt(
         hint: what to do where there is none.
 
     Raises:
-        PromptError: there is nothing in it.
+        PromptError: there is nothing in it, or bytes that are no text.
     """
     plain = " ".join(prompt.split())
     if not plain:
         raise PromptError("the prompt is empty", hint=hint)
+    if not plain.isascii() and any("\ud800" <= letter <= "\udfff" for letter in plain):
+        # What Python makes of bytes that the terminal's encoding does not know.
+        raise PromptError("the prompt is not text", expected="UTF-8", got=ascii(plain))
     return plain
 
 

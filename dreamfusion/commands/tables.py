@@ -53,10 +53,11 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     """Columns as wide as their widest cell, the last one cut at the terminal's edge."""
     width = shutil.get_terminal_size((80, 24)).columns
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    left = sum(widths) + 2 * len(widths)
+    # On a narrow terminal lines wrap rather than lose the last column.
+    room = max(width - sum(widths) - 2 * len(widths), 11)
     for row in rows:
         cells = [cell.ljust(size) for cell, size in zip(row, widths, strict=False)]
-        last = row[-1] if left + len(row[-1]) <= width else row[-1][: max(width - left - 3, 8)] + "..."
+        last = row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "..."
         print("  ".join([*cells, last]).rstrip())
 
 

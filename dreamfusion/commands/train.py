@@ -18,7 +18,7 @@ from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError
+from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError, OutputError
 from dreamfusion.progress import Bar, busy, event, notice, result
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
@@ -78,9 +78,16 @@ def train(request: TrainRequest) -> None:
         if request.probe:
             _print_probe(config, device)
         return
-    from dreamfusion.runs.directory import create
+    from dreamfusion.runs.directory import create, discard_unused
 
-    train_run(create(request.output, config, request.name), config, device)
+    run = create(request.output, config, request.name)
+    try:
+        train_run(run, config, device)
+    except OutputError:
+        raise  # it says to free some space and to resume
+    except DreamfusionError:
+        discard_unused(run)
+        raise
 
 
 def resume(reference: str | None, runs: Path, device: str | None) -> None:
@@ -294,6 +301,7 @@ def train_run(
     """
     notice(f"run {run.path} on {device}")
     from dreamfusion.runs.session import Observer, run_training
+    from dreamfusion.training.memory import is_out_of_memory
     from dreamfusion.training.photographs import Photographs
     from dreamfusion.training.trainer import Trainer
 
@@ -305,7 +313,15 @@ def train_run(
             photographs = None
             if dataset is not None and config.data is not None:
                 photographs = Photographs(dataset, config.data.rays_per_step)
-            trainers.append(Trainer(config, device, photographs=photographs))
+            try:
+                trainers.append(Trainer(config, device, photographs=photographs))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemoryError(
+                    "the model and the scene do not fit into memory",
+                    hint="take a smaller model (`dreamfusion models list`) or a smaller scene.field",
+                ) from error
         if config.init is not None and not checkpoint.listing(run.checkpoints):
             start_from(trainers[0], config.init)
         return trainers[0]
@@ -369,7 +385,7 @@ def _tell(run: RunDirectory, outcome: Outcome) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that a step is finished and saved; the second one stops at once."""
+    """An event that the first Ctrl-C or SIGTERM sets, so that a step is finished and saved; the second stops at once."""
     stop = threading.Event()
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -382,8 +398,10 @@ def interruptible() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    # SIGTERM is what schedulers, containers and `kill` send before they lose patience.
+    before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -205,6 +205,12 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
     return RunDirectory(path)
 
 
+def discard_unused(run: RunDirectory) -> None:
+    """Remove a run in which no step was taken: there is nothing in it but a mistake that was told already."""
+    if metrics.last_step(run.metrics_path) == 0 and not checkpoint.listing(run.checkpoints):
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
 def _reserve(output_root: Path) -> tuple[int, Path]:
     # The reservation's name holds nothing but the number, so that two starts with different prompts collide on it. It
     # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other.

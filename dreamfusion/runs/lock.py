@@ -56,9 +56,10 @@ def held(path: Path) -> Iterator[None]:
                 got=f"process {file.read().strip() or 'unknown'}",
                 hint="wait until it ends, or stop it with Ctrl-C",
             )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # Past Python's buffer, which a full disk would leave filled for `close` to fail on.
+        with output_errors(path):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

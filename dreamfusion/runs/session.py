@@ -231,10 +231,22 @@ def _state_on_failure(session: _Session) -> Iterator[None]:
         raise
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cannot write to is no reason to stop, nor for a traceback: what must be written says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     with output_errors(path):
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")  # paths may hold any bytes
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = _log.level
     _log.addHandler(handler)

@@ -269,19 +269,37 @@ def test_render_writes_each_kind(dreamfusion: Call, run_with_checkpoint: RunDire
         assert path.name == name and path.exists()
 
 
+@pytest.mark.parametrize(("columns", "last"), [(80, 43), (40, 24), (10, 11)])
+def test_a_table_cuts_only_what_is_too_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, last: int
+) -> None:
+    from dreamfusion.commands.tables import print_table
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    prompt = "a peacock on a surfboard in the evening sun"
+    print_table([("run", "status", "prompt"), ("0001", "finished", "a duck"), ("0002", "finished", prompt)])
+    head, short, long = capsys.readouterr().out.splitlines()
+    assert head == "run   status    prompt" and short == "0001  finished  a duck"
+    shown = long.removeprefix("0002  finished  ")
+    assert shown == (prompt if last == len(prompt) else prompt[: last - 3] + "...")
+
+
 # --------------------------------------------------------------------------------------------------- ctrl-c
 
 
-def test_the_first_interrupt_asks_and_the_second_stops(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_interrupt_asks_and_the_second_stops(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
     with train.interruptible() as stop:
         assert not stop.is_set()
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         assert stop.is_set()
         assert "finishing the step and saving" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
 
 
 def test_an_interrupt_anywhere_ends_with_130(dreamfusion: Call, monkeypatch: pytest.MonkeyPatch) -> None:

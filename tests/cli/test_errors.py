@@ -35,12 +35,40 @@ def test_the_husk_is_noticed_when_it_is_read(dreamfusion: Call, husk: Path) -> N
     """The control: with nothing wrong on the command line the empty weights are what is wrong."""
     answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--device", "cpu")
     assert answer.code == 16, answer.err
+    assert list(Path("outputs").iterdir()) == [], "a run without a step is no run"
+
+
+def test_a_prompt_that_is_too_long_is_one_short_line_and_leaves_no_run(
+    dreamfusion: Call, tiny_model: Path, small: list[str]
+) -> None:
+    sets = [word for text in small for word in ("--set", text)]
+    words = ["--config", "miniature", "--model", tiny_model, "--device", "cpu", *sets]
+    answer = dreamfusion("train", "a peacock on " * 800, *words)
+    assert answer.code == 10
+    assert "is too long for the model" in answer.err and len(answer.err.splitlines()[-1]) < 300
+    assert list(Path("outputs").iterdir()) == []
+
+
+def test_a_model_that_does_not_fit_into_memory(
+    dreamfusion: Call, husk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr("dreamfusion.training.trainer.Trainer", full)
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--device", "cpu")
+    assert answer.code == 21 and "do not fit into memory. Take a smaller model" in answer.err
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t"])
 def test_an_empty_prompt(dreamfusion: Call, husk: Path, prompt: str) -> None:
     told(dreamfusion("train", prompt, "--model", husk), 10, "the prompt is empty", "dreamfusion train '")
     told(dreamfusion("sample", prompt, "--model", husk), 10, "the prompt is empty")
+
+
+def test_a_prompt_of_bytes_that_are_no_text(dreamfusion: Call, husk: Path) -> None:
+    # As Python gives what a terminal in another encoding sent.
+    told(dreamfusion("train", "a caf\udce9", "--model", husk), 10, "not text: expected UTF-8", r"a caf\udce9")
 
 
 @pytest.mark.parametrize("config", [[], ["--config", "miniature"], ["--config", "paper"]])
@@ -58,6 +86,11 @@ def test_an_unknown_key(dreamfusion: Call, husk: Path, config: list[str]) -> Non
         (["--set", "scene.field.kind=cube"], ["expected one of 'mlp', 'hashgrid', 'grids', got 'cube'"]),
         (["--config", "papr"], ["'papr'", "Did you mean 'paper'?"]),
         (["--config", "none.yaml"], ["config file 'none.yaml' does not exist"]),
+        (["--set", "cameras.distance=[0, 1]"], ["'cameras.distance.0' (--set): expected", "got 0"]),
+        (["--set", "cameras.fovy_deg=[40, 200]"], ["'cameras.fovy_deg.1' (--set): expected", "got 200"]),
+        (["--set", "guidance.timestep_min=0.99"], ["'guidance'", "at step 0 they are 0.99 and 0.98"]),
+        (["--set", "optimizer.lr=-1"], ["'optimizer'", "expected lr >= 0", "at step 0 it is -1"]),
+        (["--set", "guidance.view_prompts.template=a duck"], ["template'", "{prompt} in it, got 'a duck'"]),
     ],
 )
 def test_a_value_out_of_range(dreamfusion: Call, husk: Path, words: list[str], parts: list[str]) -> None:

@@ -212,3 +212,12 @@ def test_a_renamed_run_is_still_a_run(tmp_path: Path) -> None:
     moved = run.path.rename(tmp_path / "the good one")
     assert directory.find(str(moved), tmp_path) == RunDirectory(moved)
     assert RunDirectory(moved).number == 0 and RunDirectory(moved).name == "the good one"
+
+
+def test_only_a_run_without_a_step_is_discarded(tmp_path: Path) -> None:
+    started, unused, saved = (directory.create(tmp_path, config(), name=name) for name in ("a", "b", "c"))
+    started.metrics_path.write_text('{"step": 1}\n')
+    (saved.checkpoints / "000000").mkdir()
+    for run in (started, unused, saved):
+        directory.discard_unused(run)
+    assert [info.name for info in directory.listing(tmp_path)] == ["a", "c"]

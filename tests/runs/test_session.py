@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from dreamfusion.config import ExperimentConfig
 from dreamfusion.errors import CheckpointCorruptError, CollapseError, OutputError
 from dreamfusion.runs import checkpoint, directory, lock, metrics
 from dreamfusion.runs.directory import RunDirectory
-from dreamfusion.runs.session import Observer, Outcome, run_training
+from dreamfusion.runs.session import Observer, Outcome, _LogFile, run_training
 from dreamfusion.training.trainer import StepMetrics, Trainer
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -322,3 +323,42 @@ def test_a_full_disk_while_saving_leaves_the_older_checkpoint(
     monkeypatch.undo()
     train(run, make_trainer, resume=True)
     assert remains(run) == unbroken
+
+
+def test_metrics_reach_the_disk_before_the_checkpoint_and_an_older_one_goes_after_it(
+    tmp_path: Path, make_config: MakeConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (done.append(name), real(*args))[1])
+
+    noted(metrics.MetricsWriter, "sync")
+    noted(checkpoint, "save")
+    noted(checkpoint, "prune")
+    train(directory.create(tmp_path, make_config()), make_trainer, Watcher(stop_after=1))
+    assert done == ["sync", "save", "prune"]
+
+
+class FullDisk:
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    def flush(self) -> None:
+        self.write("")
+
+    close = flush
+
+
+def test_a_log_on_a_full_disk_ends_nothing_and_prints_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = _LogFile(tmp_path / "log.txt")
+    handler.setStream(FullDisk()).close()
+    handler.emit(logging.makeLogRecord({"msg": "step %d", "args": (3,)}))
+    assert capsys.readouterr().err == ""
+    # A mistake of ours is still told.
+    handler.emit(logging.makeLogRecord({"msg": "step %d", "args": ("three",)}))
+    assert "Logging error" in capsys.readouterr().err
+    handler.close()
