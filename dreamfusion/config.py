@@ -12,7 +12,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 
 class _Strict(BaseModel):
@@ -279,7 +287,10 @@ class ShadingConfig(_Strict):
     )
     ambient: Fraction = 0.1
     diffuse: Fraction = 0.9
-    light_distance: PositiveRange = (0.8, 1.5)
+    light_distance: PositiveRange = Field(
+        default=(0.8, 1.5),
+        description="from the origin; the part of the range inside the scene's ball is left out",
+    )
     light_jitter: float = Field(
         default=1.0, ge=0.0, description="std of the light's position around the camera's"
     )
@@ -604,6 +615,8 @@ class ExperimentConfig(_Strict):
     def _schedules_span_the_run(cls, data: object) -> object:
         training = data.get("training", {}) if isinstance(data, dict) else {}
         steps = training.get("steps") if isinstance(training, dict) else getattr(training, "steps", None)
-        # A wrong number of steps is told once, at its own place.
-        usable = isinstance(steps, int) and steps > 0
-        return _spanning(data, steps if usable else TrainingConfig().steps)
+        try:
+            span = TrainingConfig.model_validate({} if steps is None else {"steps": steps}).steps
+        except ValidationError:  # told once, at its own place
+            span = TrainingConfig().steps
+        return _spanning(data, span)

@@ -135,7 +135,8 @@ def test_schedules_turn_into_numbers_and_back() -> None:
 @pytest.mark.parametrize("kind", ["linear", "sqrt"])
 def test_a_schedule_without_steps_spans_the_run(kind: str) -> None:
     schedule = f"losses.opacity={{kind: {kind}, start: 0, end: 1}}"
-    for sets, steps in (([], 600), (["training.steps=50"], 50)):
+    numbers = (["training.steps=50"], 50), (["training.steps=1e3"], 1000), (["training.steps='70'"], 70)
+    for sets, steps in (([], 600), *numbers):
         opacity = load_config("miniature", [schedule, *sets]).losses.opacity
         assert opacity.at(steps) == 1.0
         assert opacity.at(steps - 1) < 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -392,7 +391,8 @@ def interruptible() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        sys.stderr.write("\nfinishing the step and saving; Ctrl-C again to leave at once\n")
+        # Not by a plain write: in `train 2>&1 | tee log` the same Ctrl-C has ended the reader.
+        notice("finishing the step and saving; Ctrl-C again to leave at once")
 
     # Only the main thread may take signals; elsewhere (tests, notebooks) Ctrl-C is somebody else's.
     if threading.current_thread() is not threading.main_thread():

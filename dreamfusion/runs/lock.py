@@ -47,8 +47,9 @@ def held(path: Path) -> Iterator[None]:
     with file:
         # A listing looks at the lock by taking it for an instant; that must not turn a start away.
         deadline = time.monotonic() + _PATIENCE_S
-        while not (locked := _try_lock(file)) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        with output_errors(path):  # some network drives know no locks
+            while not (locked := _try_lock(file)) and time.monotonic() < deadline:
+                time.sleep(0.02)
         if not locked:
             file.seek(0)
             raise OutputError(
@@ -66,8 +67,7 @@ def held(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock file `path`."""
     try:
-        file = path.open("a+" if os.name == "nt" else "r", encoding="utf-8")
+        with path.open("a+" if os.name == "nt" else "r", encoding="utf-8") as file:
+            return not _try_lock(file)
     except OSError:
         return False
-    with file:
-        return not _try_lock(file)

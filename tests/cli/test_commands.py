@@ -287,6 +287,18 @@ def test_a_table_cuts_only_what_is_too_long(
 # --------------------------------------------------------------------------------------------------- ctrl-c
 
 
+def test_an_interrupt_is_no_failure_where_the_reader_is_interrupted_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        with train.interruptible() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.is_set()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_interrupt_asks_and_the_second_stops(
     capsys: pytest.CaptureFixture[str], number: signal.Signals

@@ -221,3 +221,13 @@ def test_only_a_run_without_a_step_is_discarded(tmp_path: Path) -> None:
     for run in (started, unused, saved):
         directory.discard_unused(run)
     assert [info.name for info in directory.listing(tmp_path)] == ["a", "c"]
+
+
+def test_a_drive_without_locks_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> bool:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock, "_try_lock", none)
+    with pytest.raises(OutputError, match="no locks available"), lock.held(tmp_path / ".lock"):
+        pass
+    assert not lock.is_held(tmp_path / ".lock")
