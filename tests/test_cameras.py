@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamfusion.cameras import Cameras, look_at, orbit_cameras, random_cameras, turntable_cameras
+from dreamfusion.cameras import (
+    Cameras,
+    cameras_from_poses,
+    look_at,
+    orbit_cameras,
+    random_cameras,
+    turntable_cameras,
+)
 from dreamfusion.config import CameraConfig
 
 
@@ -213,3 +220,11 @@ def test_jitters_are_as_wide_as_stated_and_lean_to_no_side():
     roll = rolled.c2w[:, 1, 0]
     assert roll.std().item() == pytest.approx(0.05, rel=0.08)
     assert abs(roll.mean().item()) < 4 * 0.05 / math.sqrt(count)
+
+
+def test_a_photograph_in_another_size_sees_the_same():
+    intrinsics = torch.tensor([[30.0, 20.0, 9.0, 4.0]])
+    photograph = cameras_from_poses(torch.eye(4)[None], intrinsics, 10, 20)
+    _, finer = photograph.resized(50, 60).rays()
+    # Every third column and every fifth row of the finer picture has its middle where a pixel had it.
+    torch.testing.assert_close(finer[:, 2::5, 1::3], photograph.rays()[1])
