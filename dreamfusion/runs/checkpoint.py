@@ -91,7 +91,7 @@ def _write_pair(folder: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any
     try:
         save_file(dict(tensors), folder / TENSORS)
     except SafetensorError as error:  # the library's own wrapper around the system's refusals
-        raise OSError(None, str(error)) from error
+        raise _system_error(error) from error
     sync_file(folder / TENSORS)
     content = {"format": FORMAT, "sha256": _sha256(folder / TENSORS), "meta": dict(meta)}
     with (folder / META).open("w", encoding="utf-8") as file:
@@ -99,6 +99,12 @@ def _write_pair(folder: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any
         file.flush()
         os.fsync(file.fileno())
     sync_directory(folder)
+
+
+def _system_error(error: Exception) -> OSError:
+    """The system's refusal with its number, of which only the text is left: a full disk has its own advice."""
+    number = re.search(r"os error (\d+)", str(error), re.IGNORECASE)
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(None, str(error))
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
