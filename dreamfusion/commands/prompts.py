@@ -20,10 +20,11 @@ def check_prompt(
     plain = " ".join(prompt.split())
     if not plain:
         raise PromptError("the prompt is empty", hint=hint)
-    if not plain.isascii() and any("\ud800" <= letter <= "\udfff" for letter in plain):
-        # What Python makes of bytes that the terminal's encoding does not know.
-        raise PromptError("the prompt is not text", expected="UTF-8", got=ascii(plain))
-    return plain
+    try:
+        # Python keeps bytes that the terminal's encoding does not know as half characters; mostly they are UTF-8.
+        return plain.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise PromptError("the prompt is not text", expected="UTF-8", got=ascii(plain)) from None
 
 
 def tell_unknown_words(prompt: str, model: str) -> None:

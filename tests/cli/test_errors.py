@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreamfusion.commands.prompts import check_prompt
 from dreamfusion.runs.directory import RunDirectory
 
 Call = Callable[..., Any]
@@ -67,7 +68,8 @@ def test_an_empty_prompt(dreamfusion: Call, husk: Path, prompt: str) -> None:
 
 
 def test_a_prompt_of_bytes_that_are_no_text(dreamfusion: Call, husk: Path) -> None:
-    # As Python gives what a terminal in another encoding sent.
+    # As Python gives what a terminal in another encoding sent: Latin-1, and UTF-8 where the locale is C.
+    assert check_prompt("a caf\udcc3\udca9") == "a café"
     told(dreamfusion("train", "a caf\udce9", "--model", husk), 10, "not text: expected UTF-8", r"a caf\udce9")
 
 
