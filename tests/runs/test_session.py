@@ -355,7 +355,10 @@ def test_a_log_on_a_full_disk_ends_nothing_and_prints_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = _LogFile(tmp_path / "log.txt")
-    handler.setStream(FullDisk()).close()
+    full: Any = FullDisk()
+    before = handler.setStream(full)
+    assert before is not None
+    before.close()
     handler.emit(logging.makeLogRecord({"msg": "step %d", "args": (3,)}))
     assert capsys.readouterr().err == ""
     # A mistake of ours is still told.
