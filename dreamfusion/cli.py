@@ -14,8 +14,7 @@ from typer.core import TyperGroup
 
 from dreamfusion import __version__
 from dreamfusion.errors import DreamfusionError
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+from dreamfusion.interrupts import EXIT_INTERRUPTED
 
 
 class _Commands(TyperGroup):
@@ -668,7 +667,7 @@ def doctor(
 
 
 def main() -> None:
-    """The entry point of the installed command."""
+    """What `dreamfusion.__main__` runs."""
     app(prog_name="dreamfusion")
 
 
