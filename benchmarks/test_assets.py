@@ -15,7 +15,7 @@ from dreamfusion.assets.formats import write_mesh
 from dreamfusion.assets.mesh import extract_mesh
 from dreamfusion.assets.texture import Texture, bake, split_at_seams
 
-FACES, SIZE, LIMIT_S = 40_000, 1024, 20.0
+FACES, SIZE, LIMIT_S = 40_000, 1024, 30.0
 
 
 @dataclass
@@ -71,7 +71,7 @@ def test_bake(benchmark, fitted, export):
 
 
 def test_whole_export(benchmark, fitted, tmp_path):
-    """To stay under a minute on two free cores, of which xatlas's time limit is a third."""
+    """To stay under a minute on two free cores, of which xatlas's time limit is the half."""
 
     def whole():
         mesh = extracted(fitted)

@@ -330,7 +330,7 @@ def export(
     texture_size: Annotated[int, typer.Option(metavar="N", help="Side of the picture in texels.")] = 1024,
     unwrap_limit: Annotated[
         float, typer.Option(metavar="SECONDS", help="For xatlas; then, or at 0, a simpler atlas is taken.")
-    ] = 20.0,
+    ] = 30.0,
     normal_map: Annotated[
         bool, typer.Option("--normal-map", help="glb, obj: bake what --faces takes away as a normal map.")
     ] = False,

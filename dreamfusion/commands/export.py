@@ -156,12 +156,12 @@ def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_y: 
     with Bar("checking the file", unit="view") as bar:
         found, _ = compare(path, renderer, views, world_y, bar)
     told = {name: _mean_and_lowest(getattr(found, name)) for name in ("psnr_db", "object_psnr_db", "iou")}
-    painted = (
-        f"PSNR {told['psnr_db'][0]:.1f} dB, of the object's own pixels {told['object_psnr_db'][0]:.1f} dB"
-    )
+    painted = "no colours"
+    if found.psnr_db:
+        whole, own = told["psnr_db"][0], told["object_psnr_db"][0]
+        painted = f"PSNR {whole:.1f} dB, of the object's own pixels {own:.1f} dB"
     result(
-        f"{'like' if found.good else 'NOT like'} the NeRF from {len(views)} views: "
-        f"{painted if found.psnr_db else 'no colours'}, "
+        f"{'like' if found.good else 'NOT like'} the NeRF from {len(views)} views: {painted}, "
         f"silhouettes' IoU {told['iou'][0]:.3f}, in the worst view {told['iou'][1]:.3f}",
         event="check",
         path=path,
