@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SMALL = ["training.preview_every=2", "training.checkpoint_every=4", "training.preview_size=32"]
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0
 
 
 @contextmanager
