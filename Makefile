@@ -45,7 +45,7 @@ validator: $(STAMP)
 
 # Without one the tests of the page that need a browser are left out, and say so.
 browser: $(STAMP)
-	@test -x $(VENV)/chromium/chromium || command -v chromium google-chrome >/dev/null \
+	@test -x $(VENV)/chromium/chromium || command -v chromium >/dev/null || command -v google-chrome >/dev/null \
 		|| $(BIN)/python scripts/fetch_browser.py $(VENV)/chromium || true
 
 # One thread a worker: the workers share the cores, and torch would take all of them in each.

@@ -39,7 +39,18 @@ def event(process: subprocess.Popen[str], kind: str) -> dict[str, str]:
 
 def test_the_page_follows_a_run_that_trains(browser, tmp_path):
     options = [word for text in SMALL for word in ("--set", text)]
-    words = ["train", "a red ball", "--config", "miniature", "--device", "cpu", "--steps", "100000", "--name", "ball"]
+    words = [
+        "train",
+        "a red ball",
+        "--config",
+        "miniature",
+        "--device",
+        "cpu",
+        "--steps",
+        "100000",
+        "--name",
+        "ball",
+    ]
     with started(tmp_path, *words, *options) as training:
         event(training, "preview")
         with started(tmp_path, "view", "--port", "0") as serving:
@@ -63,10 +74,14 @@ def test_the_page_follows_a_run_that_trains(browser, tmp_path):
                 assert time.monotonic() < until, f"{growing} did not grow"
                 time.sleep(0.2)
             # What the page holds is what it shows.
-            browser.wait_for("document.getElementById('status').textContent.includes(`step ${data.step} of 100000`)")
+            browser.wait_for(
+                "document.getElementById('status').textContent.includes(`step ${data.step} of 100000`)"
+            )
             browser.wait_for("mesh !== null && document.getElementById('message').textContent === ''")
             browser.wait_for("document.getElementById('preview').naturalWidth > 0")
             assert browser.evaluate("document.querySelectorAll('.curve path').length") > 3
             assert (browser.picture() < 200).any(-1).mean() > 0.01
-            assert all(a.startswith(("http://127.0.0.1:", "blob:")) for a in browser.requested if a != "about:blank")
+            assert all(
+                a.startswith(("http://127.0.0.1:", "blob:")) for a in browser.requested if a != "about:blank"
+            )
             assert browser.logged == []
