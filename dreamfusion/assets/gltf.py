@@ -12,6 +12,7 @@ import trimesh
 from jaxtyping import UInt16
 from PIL import Image
 
+from dreamfusion.assets.normals import tangents, unit_normals
 from dreamfusion.assets.texture import Texture
 
 _FLOAT, _UINT32, _UINT16 = 5126, 5125, 5123
@@ -58,7 +59,8 @@ def glb(
     Args:
         mesh: its vertex normals are written as they are.
         colors: linear, 16 bits normalised (3.7.2.1), or None.
-        texture: its picture goes in as a PNG in sRGB (3.9.2), or None.
+        texture: its picture goes in as a PNG in sRGB (3.9.2), or None; with a normal map the tangents do, too, so that no
+            viewer has to make up its own.
         unlit: `KHR_materials_unlit`: viewers show the colours as they are, without light.
         generator: named in the file.
     """
@@ -67,12 +69,17 @@ def glb(
     bounds = {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
     attributes = {
         "POSITION": binary.accessor(positions, _FLOAT, "VEC3", **bounds),
-        "NORMAL": binary.accessor(_unit(np.asarray(mesh.vertex_normals)), _FLOAT, "VEC3"),
+        "NORMAL": binary.accessor(unit_normals(mesh).astype(np.float32), _FLOAT, "VEC3"),
     }
     if colors is not None:
         attributes["COLOR_0"] = binary.accessor(colors, _UINT16, "VEC4", normalized=True)
     if texture is not None:
         attributes["TEXCOORD_0"] = binary.accessor(texture.uvs.astype(np.float32), _FLOAT, "VEC2")
+    pictures = [] if texture is None else [texture.image]
+    if texture is not None and texture.normals is not None:
+        along = tangents(mesh, texture.uvs).astype(np.float32)
+        attributes["TANGENT"] = binary.accessor(along, _FLOAT, "VEC4")
+        pictures.append(texture.normals)
     # 65535 itself would restart a strip.
     small = len(positions) < 65535
     indices = np.asarray(mesh.faces).astype(np.uint16 if small else np.uint32).ravel()
@@ -85,35 +92,33 @@ def glb(
         "meshes": [
             {"name": "object", "primitives": [{"attributes": attributes, "indices": index, "material": 0}]}
         ],
-        "materials": [_material(texture is not None, unlit)],
+        "materials": [_material(len(pictures), unlit)],
     }
-    if texture is not None:
-        tree["images"] = [{"mimeType": "image/png", "bufferView": binary.view(png(texture.image))}]
+    if pictures:
+        views = [binary.view(png(picture)) for picture in pictures]
+        tree["images"] = [{"mimeType": "image/png", "bufferView": view} for view in views]
         tree["samplers"] = [
             {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAPS, "wrapS": _CLAMP, "wrapT": _CLAMP}
         ]
-        tree["textures"] = [{"source": 0, "sampler": 0}]
+        tree["textures"] = [{"source": index, "sampler": 0} for index in range(len(pictures))]
     if unlit:
         tree["extensionsUsed"] = ["KHR_materials_unlit"]
     tree["accessors"], tree["bufferViews"] = binary.accessors, binary.views
     return _packed(tree, bytes(binary.data))
 
 
-def _material(textured: bool, unlit: bool) -> dict[str, Any]:
+def _material(pictures: int, unlit: bool) -> dict[str, Any]:
+    """Of a mesh with so many pictures: the colours, then the normals."""
     # glTF's default material is fully metallic, which is black without an environment to reflect.
     surface: dict[str, Any] = {"baseColorFactor": [1, 1, 1, 1], "metallicFactor": 0, "roughnessFactor": 1}
-    if textured:
+    if pictures > 0:
         surface["baseColorTexture"] = {"index": 0}
     material: dict[str, Any] = {"name": "object", "pbrMetallicRoughness": surface, "doubleSided": False}
+    if pictures > 1:
+        material["normalTexture"] = {"index": 1}
     if unlit:
         material["extensions"] = {"KHR_materials_unlit": {}}
     return material
-
-
-def _unit(normals: np.ndarray) -> np.ndarray:
-    """float32 unit vectors; a vertex whose faces cancel out gets one that is as good as any other."""
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.where(lengths > 1e-8, normals / np.maximum(lengths, 1e-8), [0.0, 1.0, 0.0]).astype(np.float32)
 
 
 def png(image: np.ndarray) -> bytes:

@@ -51,6 +51,7 @@ class MeshInfo:
         marched_faces: before decimation.
         watertight: every edge has exactly two faces; only decimation can break it.
         volume: of the mesh, in world units cubed.
+        dense: the same surface before decimation, or None where that took nothing away.
     """
 
     threshold: float
@@ -64,6 +65,7 @@ class MeshInfo:
     marched_faces: int
     watertight: bool
     volume: float
+    dense: trimesh.Trimesh | None
 
 
 def extract_mesh(
@@ -126,10 +128,12 @@ def extract_mesh(
     assert marched.volume > 0, "the mesh is inside out"
     report(total - 2)
     vertices = smoothed(vertices, triangles, smooth)
-    if faces is not None:
-        vertices, triangles = decimated(vertices, triangles, faces)
-    report(total - 1)
     mesh = trimesh.Trimesh(vertices, triangles, process=False, validate=False)
+    dense = None
+    if faces is not None and len(triangles) > faces:
+        dense = mesh
+        mesh = trimesh.Trimesh(*decimated(vertices, triangles, faces), process=False, validate=False)
+    report(total - 1)
     mesh.visual = ColorVisuals(mesh, vertex_colors=_vertex_colors(field, mesh, radius))
     report(total)
     return mesh, MeshInfo(
@@ -144,6 +148,7 @@ def extract_mesh(
         marched_faces=len(marched.faces),
         watertight=bool(mesh.is_watertight),
         volume=float(mesh.volume),
+        dense=dense,
     )
 
 

@@ -25,11 +25,13 @@ class Texture:
         uvs: of the mesh's vertices, in [0, 1], the origin at the picture's top left.
         image: sRGB.
         method: of the atlas.
+        normals: a normal map as `dreamfusion.assets.normals` makes it, or None.
     """
 
     uvs: Float[np.ndarray, "v 2"]
     image: UInt8[np.ndarray, "h w 3"]
     method: str
+    normals: UInt8[np.ndarray, "h2 w2 3"] | None = None
 
 
 def split_at_seams(mesh: trimesh.Trimesh, atlas: Atlas) -> trimesh.Trimesh:
@@ -61,7 +63,7 @@ def bake(
         radius: of the scene's ball, world units.
         progress: called with (texels done, texels in all).
     """
-    texels, faces, weights = _covered(atlas, size)
+    texels, faces, weights = covered(atlas, size)
     corners = atlas.faces[faces]
     # Row by row of the three corners: nine numbers a texel at once would be the largest array of the export.
     positions, normals = np.zeros((len(texels), 3)), np.zeros((len(texels), 3))
@@ -74,12 +76,10 @@ def bake(
     image[texels] = np.round(colors * 255)
     filled = np.zeros(size * size, dtype=bool)
     filled[texels] = True
-    return Texture(
-        atlas.uvs, _dilated(image.reshape(size, size, 3), filled.reshape(size, size)), atlas.method
-    )
+    return Texture(atlas.uvs, dilated(image.reshape(size, size, 3), filled.reshape(size, size)), atlas.method)
 
 
-def _covered(
+def covered(
     atlas: Atlas, size: int
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
     """The texels that lie on a face, each once: its index in the picture, the face, and where on it."""
@@ -92,7 +92,7 @@ def _covered(
     return texels, face_of[texels], np.clip(weights_of[texels], 0, 1)
 
 
-def _dilated(image: UInt8[np.ndarray, "h w 3"], filled: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def dilated(image: UInt8[np.ndarray, "h w 3"], filled: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     """Empty texels take the nearest filled one's colour: viewers blur across seams, and mipmaps across all of it."""
     if filled.all() or not filled.any():
         return image

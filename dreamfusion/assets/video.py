@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -255,7 +257,8 @@ def _write_film(frames: Iterator[Frame], path: Path, fps: float | int, format: s
     )
     sent = 0
     try:
-        next(writer)
+        with _quiet_encoder():
+            next(writer)
         for frame in itertools.chain([first], map(_even, frames)):
             writer.send(np.ascontiguousarray(frame).tobytes())
             sent += 1
@@ -269,6 +272,18 @@ def _write_film(frames: Iterator[Frame], path: Path, fps: float | int, format: s
     # ffmpeg's exit status is not passed on, and a full disk shows only at the end: count what is in the file.
     if path.stat().st_size == 0 or imageio_ffmpeg.count_frames_and_secs(str(path))[0] != sent:
         raise OutputError(f"ffmpeg wrote less than the {sent} frames", hint="look at the disk's free space")
+
+
+@contextmanager
+def _quiet_encoder() -> Iterator[None]:
+    """SVT-AV1 prints its settings past ffmpeg's log level; what is started meanwhile prints errors alone."""
+    before = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SVT_LOG"]
 
 
 def _even(frame: Frame) -> Frame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ TEXTURE_SIZES = (64, 8192)
 DEFAULT_FACES = 40_000
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
 TEXTURED = ("glb", "obj", "usdz")
-CHECKED = ("glb", "obj", "ply")
+NORMAL_MAPPED = ("glb", "obj")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ExportRequest:
         height_cm: of the object in the file; None leaves world units.
         texture: `atlas` or `vertex`; None is an atlas where the format holds pictures.
         unwrap_limit_s: for xatlas; 0 takes the project's own atlas.
+        normal_map: bake what decimation takes away into a second picture.
         check: compare the file with the NeRF.
         page: write a page with the object in it beside the file.
     """
@@ -52,6 +53,7 @@ class ExportRequest:
     texture: str | None
     texture_size: int
     unwrap_limit_s: float
+    normal_map: bool
     unlit: bool
     check: bool
     page: bool
@@ -74,10 +76,12 @@ def export_mesh(request: ExportRequest, device: str) -> None:
 
     with _memory("--resolution" if not textured else "--resolution or --texture-size"):
         mesh, info = _extract(request, renderer)
-        written, texture = _textured(request, renderer, mesh) if textured else (mesh, None)
+        written, texture = _textured(request, renderer, mesh, info) if textured else (mesh, None)
     path = write_mesh(written, path, chosen, request.height_cm, texture=texture, unlit=request.unlit)
     size = path.stat().st_size
-    painted = f"{request.texture_size} px texture, " if texture is not None else ""
+    mapped = texture is not None and texture.normals is not None
+    pictures = "texture and normal map" if mapped else "texture"
+    painted = f"{request.texture_size} px {pictures}, " if texture is not None else ""
     result(
         f"{path}  {info.faces:,} faces, {painted}{size / 2**20:.1f} MiB, density threshold {info.threshold:.3g}",
         event="mesh",
@@ -95,15 +99,17 @@ def export_mesh(request: ExportRequest, device: str) -> None:
         density_range=info.density_range,
         floaters_removed=info.floaters,
         texture=None if texture is None else texture.method,
+        normal_map=mapped,
     )
     if request.page:
         _write_page(run, path, info.faces)
     if request.check:
-        _tell_agreement(path, renderer, run, float(mesh.extents[1]))
+        low, high = mesh.bounds[:, 1].tolist()
+        _tell_agreement(path, renderer, run, (low, high))
 
 
-def _textured(request: ExportRequest, renderer: Renderer, mesh: Any) -> tuple[Any, Texture]:
-    """The mesh split at the seams of an atlas, and the picture for it."""
+def _textured(request: ExportRequest, renderer: Renderer, mesh: Any, info: MeshInfo) -> tuple[Any, Texture]:
+    """The mesh split at the seams of an atlas, and the picture for it, or both pictures."""
     from dreamfusion.assets.atlas import box_atlas, unwrap
     from dreamfusion.assets.texture import bake, split_at_seams
 
@@ -115,7 +121,19 @@ def _textured(request: ExportRequest, renderer: Renderer, mesh: Any) -> tuple[An
             atlas = box_atlas(mesh, size)
     split = split_at_seams(mesh, atlas)
     with Bar("baking the texture", unit="texel") as bar:
-        return split, bake(renderer.scene.field, split, atlas, size, renderer.scene.radius, bar)
+        texture = bake(renderer.scene.field, split, atlas, size, renderer.scene.radius, bar)
+    if not request.normal_map:
+        return split, texture
+    if info.dense is None:
+        notice(
+            f"no normal map: all {info.faces:,} faces are kept, so it would be flat; "
+            "fewer --faces or a larger --resolution give it something to show"
+        )
+        return split, texture
+    from dreamfusion.assets.normals import bake_normals
+
+    with Bar("baking the normal map", unit="texel") as bar:
+        return split, replace(texture, normals=bake_normals(split, atlas, info.dense, size, bar))
 
 
 def _write_page(run: RunDirectory, mesh: Path, faces: int) -> None:
@@ -129,31 +147,38 @@ def _write_page(run: RunDirectory, mesh: Path, faces: int) -> None:
     result(f"{path}  {size / 2**20:.1f} MiB, open it in a browser", event="page", path=path, bytes=size)
 
 
-def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_height: float) -> None:
+def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_y: tuple[float, float]) -> None:
     """How much the file looks like the NeRF, drawn by other code from eight views."""
     from dreamfusion.assets.check import MIN_IOU, MIN_PSNR_DB, check_cameras, compare
 
     cameras = run.config().cameras
     views = check_cameras(cameras.distance[1], sum(cameras.fovy_deg) / 2)
     with Bar("checking the file", unit="view") as bar:
-        found, _ = compare(path, renderer, views, world_height, bar)
-    mean = {name: sum(getattr(found, name)) / len(views) for name in ("psnr_db", "object_psnr_db", "iou")}
+        found, _ = compare(path, renderer, views, world_y, bar)
+    told = {name: _mean_and_lowest(getattr(found, name)) for name in ("psnr_db", "object_psnr_db", "iou")}
+    painted = "no colours"
+    if found.psnr_db:
+        whole, own = told["psnr_db"][0], told["object_psnr_db"][0]
+        painted = f"PSNR {whole:.1f} dB, of the object's own pixels {own:.1f} dB"
     result(
-        f"{'like' if found.good else 'NOT like'} the NeRF from {len(views)} views: PSNR {mean['psnr_db']:.1f} dB"
-        f" (object alone {mean['object_psnr_db']:.1f}), silhouettes' IoU {mean['iou']:.3f}",
+        f"{'like' if found.good else 'NOT like'} the NeRF from {len(views)} views: {painted}, "
+        f"silhouettes' IoU {told['iou'][0]:.3f}, in the worst view {told['iou'][1]:.3f}",
         event="check",
         path=path,
         views=len(views),
         good=found.good,
-        **{name: round(value, 4) for name, value in mean.items()},
-        lowest_psnr_db=round(min(found.psnr_db), 4),
-        lowest_iou=round(min(found.iou), 4),
+        **{name: mean for name, (mean, _) in told.items()},
+        **{f"lowest_{name}": lowest for name, (_, lowest) in told.items()},
     )
     if not found.good:
         notice(
             f"the file does not look like the NeRF: expected {MIN_PSNR_DB:g} dB and an IoU of {MIN_IOU:g}; "
             "a scene that is still a haze has no surface that could"
         )
+
+
+def _mean_and_lowest(values: tuple[float, ...]) -> tuple[float | None, float | None]:
+    return (round(sum(values) / len(values), 4), round(min(values), 4)) if values else (None, None)
 
 
 def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]:
@@ -240,8 +265,12 @@ def _check_for_format(request: ExportRequest, format: str) -> bool:
         raise ConfigError("--texture atlas", expected="one of " + ", ".join(TEXTURED), got=format)
     if request.unlit and format != "glb":
         raise ConfigError("--unlit", expected="glb", got=format)
-    if request.check and format not in CHECKED:
-        raise ConfigError("--check reads", expected="one of " + ", ".join(CHECKED), got=format)
+    if request.normal_map:
+        if format not in NORMAL_MAPPED:
+            raise ConfigError("--normal-map", expected="one of " + ", ".join(NORMAL_MAPPED), got=format)
+        if request.texture == "vertex" or request.unlit:
+            got = "--texture vertex" if request.texture == "vertex" else "--unlit"
+            raise ConfigError("--normal-map", expected="a texture in the light", got=got)
     if request.page and format != "glb":
         raise ConfigError("--page shows", expected="glb", got=format)
     if format == "usdz":

@@ -27,6 +27,7 @@ class RenderRequest:
     Attributes:
         kind: `video`, `image` or `sheet`.
         views: of the sheet.
+        azimuth_deg, elevation_deg: of the picture, or where the video's turn and the sheet begin.
         azimuth_range_deg, elevation_range_deg: of the video; None is a whole turn at `elevation_deg`.
         what: one or more, side by side.
         depth_16bit: thousandths of a world unit instead of a picture for people.
@@ -111,6 +112,7 @@ def _write_picture(
         frames = turntable(
             renderer,
             frames=request.views,
+            azimuth_deg=_turn(request),
             elevation_deg=request.elevation_deg,
             progress=bar,
             **view,
@@ -130,7 +132,7 @@ def _write_video(
         frames = turntable(
             renderer,
             frames=request.frames,
-            azimuth_deg=request.azimuth_range_deg or (0.0, 360.0),
+            azimuth_deg=request.azimuth_range_deg or _turn(request),
             elevation_deg=request.elevation_range_deg or request.elevation_deg,
             what=request.what,
             transparent=request.transparent,
@@ -150,6 +152,11 @@ def _write_video(
     return path
 
 
+def _turn(request: RenderRequest) -> tuple[float, float]:
+    """Once around, from the azimuth that was asked for."""
+    return (request.azimuth_deg, request.azimuth_deg + 360.0)
+
+
 def _check(request: RenderRequest) -> None:
     elevations = [request.elevation_deg, *(request.elevation_range_deg or ())]
     azimuths = [request.azimuth_deg, *(request.azimuth_range_deg or ())]
@@ -160,6 +167,12 @@ def _check(request: RenderRequest) -> None:
         ("--size", SIZES[0] <= request.size <= SIZES[1], f"{SIZES[0]} to {SIZES[1]} pixels", request.size),
         *(("--elevation-deg", -90 <= value <= 90, "-90 to 90", value) for value in elevations),
         *(("--azimuth-deg", math.isfinite(value), "a number", value) for value in azimuths),
+        (
+            "--azimuth-range",
+            request.azimuth_range_deg is None or request.azimuth_deg == 0,
+            "no --azimuth-deg beside it: the range says where to begin",
+            f"--azimuth-deg {request.azimuth_deg:g}",
+        ),
         (
             "--distance",
             request.distance is None or 0 < request.distance < math.inf,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.page import page_data
 from dreamfusion.errors import ConfigError, DreamfusionError, OutputError
+from dreamfusion.interrupts import taken
 from dreamfusion.progress import notice, result
 from dreamfusion.runs.directory import RunDirectory
 
@@ -41,6 +42,7 @@ def view(reference: str | None, runs: Path, host: str, port: int) -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:
+        taken()
         notice("")
     finally:
         server.server_close()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from trimesh.visual import ColorVisuals
 
 from dreamfusion.assets.atlas import box_atlas
 from dreamfusion.assets.check import check_cameras, compare
@@ -30,13 +31,15 @@ def exported():
 def agreement(exported, path):
     renderer, mesh, _, _ = exported
     cameras = check_cameras(3.0, 40.0, views=3, size=64)
-    return compare(path, renderer, cameras, float(mesh.extents[1]))
+    low, high = mesh.bounds[:, 1].tolist()
+    return compare(path, renderer, cameras, (low, high))
 
 
 @pytest.mark.parametrize(
     ("name", "textured"),
-    [("a.glb", True), ("a.glb", False), ("a.obj", True), ("a.obj", False), ("a.ply", False)],
-)
+    [("a.glb", True), ("a.glb", False), ("a.obj", True), ("a.obj", False), ("a.ply", False),
+     ("a.3mf", False), ("a.usdz", True), ("a.usdz", False)],
+)  # fmt: skip
 def test_files_look_like_the_nerf(exported, tmp_path, name, textured):
     _, mesh, split, texture = exported
     path = write_mesh(split if textured else mesh, tmp_path / name, texture=texture if textured else None)
@@ -44,6 +47,30 @@ def test_files_look_like_the_nerf(exported, tmp_path, name, textured):
     assert found.good, found
     assert min(found.object_psnr_db) > 24 and min(found.iou) > 0.92
     assert pairs.shape == (3, 64, 128, 3)
+
+
+def turned_left(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    turned = mesh.copy()
+    turned.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [0, 1, 0]))
+    return turned
+
+
+def test_of_a_file_without_colours_the_silhouettes_are_compared(exported, tmp_path):
+    _, mesh, _, _ = exported
+    found, _ = agreement(exported, write_mesh(mesh, tmp_path / "a.stl"))
+    assert found.good and found.psnr_db == found.object_psnr_db == () and min(found.iou) > 0.92
+    assert not agreement(exported, write_mesh(turned_left(mesh), tmp_path / "b.stl"))[0].good
+
+
+@pytest.mark.parametrize("ending", ["3mf", "usdz"])
+def test_an_object_that_is_turned_or_painted_wrong_is_noticed_in_every_format(exported, tmp_path, ending):
+    _, mesh, _, _ = exported
+    good, _ = agreement(exported, write_mesh(mesh, tmp_path / f"a.{ending}"))
+    dark = mesh.copy()
+    dark.visual = ColorVisuals(dark, vertex_colors=np.asarray(mesh.visual.vertex_colors) // [2, 2, 2, 1])
+    for wrong in (turned_left(mesh), dark):
+        bad, _ = agreement(exported, write_mesh(wrong, tmp_path / f"b.{ending}"))
+        assert np.mean(bad.object_psnr_db) < np.mean(good.object_psnr_db) - 1.5
 
 
 def test_the_size_in_the_file_does_not_matter(exported, tmp_path):
@@ -60,9 +87,7 @@ def wrong(kind: str, split: trimesh.Trimesh, texture: Texture) -> tuple[trimesh.
             linear = (texture.image / 255.0) ** 2.2
             return split, Texture(texture.uvs, np.round(linear * 255).astype(np.uint8), "boxes")
         case "turned":
-            turned = split.copy()
-            turned.apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, [0, 1, 0]))
-            return turned, texture
+            return turned_left(split), texture
         case _:
             inside_out = trimesh.Trimesh(split.vertices, split.faces[:, ::-1], process=False)
             return inside_out, texture

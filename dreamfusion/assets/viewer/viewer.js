@@ -66,20 +66,26 @@ byId("frame").addEventListener("input", (event) => { if (timer) play(); showPrev
 
 // ---------------------------------------------------------------------------------------------------- the object
 const VERTEX = `#version 300 es
-in vec3 position; in vec3 normal; in vec4 color; in vec2 uv;
-uniform mat4 camera; out vec3 n; out vec4 c; out vec2 t;
-void main() { n = normal; c = color; t = uv; gl_Position = camera * vec4(position, 1.0); }`;
+in vec3 position; in vec3 normal; in vec4 tangent; in vec4 color; in vec2 uv;
+uniform mat4 camera; out vec3 n; out vec4 along; out vec4 c; out vec2 t;
+void main() { n = normal; along = tangent; c = color; t = uv; gl_Position = camera * vec4(position, 1.0); }`;
 const FRAGMENT = `#version 300 es
 precision highp float;
-in vec3 n; in vec4 c; in vec2 t; out vec4 result;
-uniform sampler2D picture; uniform bool textured; uniform int mode; uniform vec3 eye;
+in vec3 n; in vec4 along; in vec4 c; in vec2 t; out vec4 result;
+uniform sampler2D picture; uniform sampler2D leaning; uniform bool textured; uniform bool mapped; uniform int mode; uniform vec3 eye;
 vec3 srgb(vec3 v) { return mix(12.92 * v, 1.055 * pow(max(v, 1e-5), vec3(1.0 / 2.4)) - 0.055, step(0.0031308, v)); }
 vec3 linear(vec3 v) { return mix(v / 12.92, pow((v + 0.055) / 1.055, vec3(2.4)), step(0.04045, v)); }
+vec3 seenNormal() {
+  vec3 own = normalize(n);
+  if (!mapped) return own;
+  vec3 tangent = normalize(along.xyz - dot(along.xyz, own) * own);
+  return normalize(mat3(tangent, along.w * cross(own, tangent), own) * (2.0 * texture(leaning, t).rgb - 1.0));
+}
 void main() {
   vec3 albedo = textured ? texture(picture, t).rgb : srgb(c.rgb);
   vec3 shown = albedo;
-  if (mode == 1) shown = srgb(linear(albedo) * (0.35 + 0.75 * max(dot(normalize(n), normalize(eye + vec3(0.4, 0.8, 0.0))), 0.0)));
-  if (mode == 2) shown = 0.5 + 0.5 * normalize(n);
+  if (mode == 1) shown = srgb(linear(albedo) * (0.35 + 0.75 * max(dot(seenNormal(), normalize(eye + vec3(0.4, 0.8, 0.0))), 0.0)));
+  if (mode == 2) shown = 0.5 + 0.5 * seenNormal();
   if (mode == 3) shown = 0.6 * albedo;
   result = vec4(shown, 1.0);
 }`;
@@ -99,12 +105,16 @@ function parseGlb(buffer) {
     const offset = start + (at.byteOffset || 0) + (accessor.byteOffset || 0);
     return { values: new kinds[accessor.componentType](buffer, offset, accessor.count * widths[accessor.type]), accessor };
   };
-  const primitive = tree.meshes[0].primitives[0], found = { indices: array(primitive.indices).values, arrays: {}, picture: null };
+  const primitive = tree.meshes[0].primitives[0], found = { indices: array(primitive.indices).values, arrays: {}, picture: null, leaning: null };
   for (const [name, index] of Object.entries(primitive.attributes)) found.arrays[name] = array(index);
-  if (tree.images) {
-    const at = tree.bufferViews[tree.images[0].bufferView];
-    found.picture = new Blob([new Uint8Array(buffer, start + at.byteOffset, at.byteLength)], { type: tree.images[0].mimeType });
-  }
+  const picture = (texture) => {
+    if (!texture) return null;
+    const image = tree.images[tree.textures[texture.index].source], at = tree.bufferViews[image.bufferView];
+    return new Blob([new Uint8Array(buffer, start + at.byteOffset, at.byteLength)], { type: image.mimeType });
+  };
+  const material = tree.materials[primitive.material];
+  found.picture = picture(material.pbrMetallicRoughness.baseColorTexture);
+  found.leaning = picture(material.normalTexture);
   return found;
 }
 
@@ -131,11 +141,28 @@ function makeProgram() {
   return made;
 }
 
+// A picture on one of the two texture units; white where there is none.
+async function showPicture(unit, blob) {
+  const picture = blob && await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  gl.activeTexture(gl.TEXTURE0 + unit);
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  if (!picture) {
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 1, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array([255, 255, 255, 255]));
+    return false;
+  }
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, picture);
+  gl.generateMipmap(gl.TEXTURE_2D);
+  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
+  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
+  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
+  return true;
+}
+
 async function upload(buffer) {
   const found = parseGlb(buffer), vertices = gl.createVertexArray();
-  const made = { vertices, triangles: found.indices.length, indices: gl.createBuffer(), lines: gl.createBuffer(), lineCount: 0, wide: found.indices instanceof Uint32Array, textured: false, found };
+  const made = { vertices, triangles: found.indices.length, indices: gl.createBuffer(), lines: gl.createBuffer(), lineCount: 0, wide: found.indices instanceof Uint32Array, found };
   gl.bindVertexArray(vertices);
-  for (const [name, attribute] of [["POSITION", "position"], ["NORMAL", "normal"], ["COLOR_0", "color"], ["TEXCOORD_0", "uv"]]) {
+  for (const [name, attribute] of [["POSITION", "position"], ["NORMAL", "normal"], ["TANGENT", "tangent"], ["COLOR_0", "color"], ["TEXCOORD_0", "uv"]]) {
     const place = gl.getAttribLocation(program, attribute), given = found.arrays[name];
     if (place < 0 || !given) continue;
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -146,20 +173,8 @@ async function upload(buffer) {
   gl.bindVertexArray(null);
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, made.indices);
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, found.indices, gl.STATIC_DRAW);
-  const texture = gl.createTexture();
-  gl.bindTexture(gl.TEXTURE_2D, texture);
-  if (found.picture) {
-    const picture = await createImageBitmap(found.picture, { colorSpaceConversion: "none" });
-    gl.bindTexture(gl.TEXTURE_2D, texture);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, picture);
-    gl.generateMipmap(gl.TEXTURE_2D);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
-    made.textured = true;
-  } else {
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 1, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array([255, 255, 255, 255]));
-  }
+  made.textured = await showPicture(0, found.picture);
+  made.mapped = await showPicture(1, found.leaning);
   const { min, max } = found.arrays.POSITION.accessor;
   made.centre = [0, 1, 2].map((k) => (min[k] + max[k]) / 2);
   made.radius = Math.hypot(...[0, 1, 2].map((k) => (max[k] - min[k]) / 2)) || 1;
@@ -195,6 +210,8 @@ function draw() {
   gl.uniform3fv(gl.getUniformLocation(program, "eye"), eye);
   gl.uniform1i(gl.getUniformLocation(program, "mode"), mode);
   gl.uniform1i(gl.getUniformLocation(program, "textured"), mesh.textured ? 1 : 0);
+  gl.uniform1i(gl.getUniformLocation(program, "mapped"), mesh.mapped ? 1 : 0);
+  gl.uniform1i(gl.getUniformLocation(program, "leaning"), 1);
   gl.bindVertexArray(mesh.vertices);
   if (MODES[mode] === "wireframe") {
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, mesh.lines);
