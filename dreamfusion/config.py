@@ -101,6 +101,52 @@ def constant(value: float) -> ConstantSchedule:
     return ConstantSchedule(value=value)
 
 
+class ConstantResolution(_Strict):
+    kind: Literal["constant"] = "constant"
+    value: int = Field(ge=8, le=2048)
+
+    @property
+    def largest(self) -> int:
+        return self.value
+
+    def at(self, step: int) -> int:
+        """Pixels at optimiser iteration `step` (any step: they never change)."""
+        return self.value
+
+
+class DoublingResolution(_Strict):
+    """`start` pixels, then twice, four times ... as many, up to `end`; each size for an equal part of `steps` iterations."""
+
+    kind: Literal["doubling"] = "doubling"
+    start: int = Field(ge=8, le=2048)
+    end: int = Field(ge=8, le=2048, description="start times a power of 2")
+    steps: int = Field(gt=0, description="iterations by which the last part has passed; it goes on after them")
+
+    @model_validator(mode="after")
+    def _powers(self) -> DoublingResolution:
+        if self.start << self._doublings != self.end:
+            raise ValueError("an end that is start times a power of 2")
+        return self
+
+    @property
+    def _doublings(self) -> int:
+        return max(self.end // self.start, 1).bit_length() - 1
+
+    @property
+    def largest(self) -> int:
+        return self.end
+
+    def at(self, step: int) -> int:
+        """Pixels at optimiser iteration `step` >= 0."""
+        return self.start << min(step * (self._doublings + 1) // self.steps, self._doublings)
+
+
+Resolution = Annotated[
+    Annotated[ConstantResolution | DoublingResolution, Field(discriminator="kind")],
+    BeforeValidator(_number_is_constant),
+]
+
+
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError("two numbers, the smaller one first")
@@ -286,7 +332,7 @@ class CameraConfig(_Strict):
         default="sectors",
         description="views of a step: one at random in each sector, or at equal angles (MV-SDI)",
     )
-    resolution: int = Field(default=64, ge=8, le=2048)
+    resolution: Resolution = ConstantResolution(value=64)
     distance: Range = (1.0, 1.5)
     elevation_deg: Range = (-10.0, 90.0)
     uniform_area_probability: Fraction = Field(

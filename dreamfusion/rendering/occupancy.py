@@ -78,8 +78,10 @@ class OccupancyGrid(nn.Module):
             least, greatest = (torch.cat(parts)[inside] for parts in zip(*slabs, strict=True))
             drawn = self._at_random_points(field, generator)
             seen = torch.maximum(greatest, drawn)
-            self.densities[inside] = torch.maximum(self.densities[inside] * self.config.decay, seen)
-            self.least_densities[inside] = torch.minimum(least, drawn)
+            aged = torch.maximum(self.densities[inside] * self.config.decay, seen)
+            least = torch.minimum(least, drawn)
+            # Written once both are there: an update that runs out of memory has changed nothing.
+            self.densities[inside], self.least_densities[inside] = aged, least
             if step >= self.config.warmup_steps:
                 self._classify()
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,8 @@ from dreamfusion.training.randomness import (
     make_generators,
     restore_generators,
 )
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -189,10 +191,17 @@ class Trainer:
             CollapseError: the scene can no longer become an object; the step counts as done.
             OutOfMemoryError: there is nothing left to give up.
         """
+        watch = _Stopwatch(self.device)
+        self.scene.set_step(self.step)
+        # Apart from the rest, which is taken again without it: a second look would age the grid twice.
+        self._retried(lambda: self.renderer.update_occupancy(self.step, self.generators["occupancy"]))
+        return self._retried(lambda: self._train_step(watch))
+
+    def _retried(self, part: Callable[[], T]) -> T:
         while True:
             states = generator_states(self.generators)
             try:
-                return self._train_step()
+                return part()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -217,9 +226,8 @@ class Trainer:
             reconfigure(self.config.guidance)
         self.notices.append(f"out of memory at step {self.step}: going on with {text}")
 
-    def _train_step(self) -> StepMetrics:
+    def _train_step(self, watch: _Stopwatch) -> StepMetrics:
         step, generators = self.step, self.generators
-        watch = _Stopwatch(self.device)
         cameras, pixels = self._views()
         shading = sample_shading(
             self.config.rendering.shading, cameras, step, generators["shading"], self.scene.radius
@@ -280,7 +288,8 @@ class Trainer:
         """Where this step looks from, and what was photographed there, if anything was."""
         generator = self.generators["cameras"]
         if self.photographs is None:
-            cameras = random_cameras(self.config.cameras, generator)
+            side = self.config.cameras.resolution.at(self.step)
+            cameras = random_cameras(self.config.cameras, generator, resolution=side)
             if self.config.cameras.track_centre:
                 cameras.c2w[:, :3, 3] += torch.tensor(self.centre)
             return cameras.to(self.device), None
@@ -303,8 +312,6 @@ class Trainer:
         )
 
     def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
-        self.scene.set_step(self.step)
-        self.renderer.update_occupancy(self.step, self.generators["occupancy"])
         return self.renderer.render(
             cameras,
             shading,

@@ -138,3 +138,45 @@ def test_a_run_is_planned_down_the_ladder_before_it_starts(config: ExperimentCon
     assert plan(config, 128, 100, needed)[1][-1] == "one view a step"
     with pytest.raises(OutOfMemoryError, match=r"does not fit .* expected 0.0 GiB at least"):
         plan(config, 128, 99, needed)
+
+
+def test_a_step_that_is_taken_again_ages_the_grid_once(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A grid whose memory of the first densities outlives the densities themselves.
+    occupancy = config.rendering.occupancy.model_copy(update={"update_every": 1, "decay": 0.5})
+    config = config.model_copy(
+        update={"rendering": config.rendering.model_copy(update={"occupancy": occupancy})}
+    )
+    trainer, undisturbed = Trainer(config), Trainer(config)
+    for each in (trainer, undisturbed):
+        each.renderer.occupancy.densities.fill_(1e6)
+    failing(trainer, monkeypatch, 1, torch.OutOfMemoryError("out of memory"))
+    trainer.train_step()
+    undisturbed.train_step()
+    for name, value in undisturbed.renderer.state_dict().items():
+        assert torch.equal(trainer.renderer.state_dict()[name], value), name
+    states = [each.state_dict()[0]["generator.occupancy"] for each in (trainer, undisturbed)]
+    assert torch.equal(*states)
+
+
+def test_an_update_of_the_grid_that_runs_out_is_taken_again_whole(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, undisturbed = Trainer(config), Trainer(config)
+    grid = trainer.renderer.occupancy
+    look, left = grid._at_random_points, [1]
+
+    def exhausted(*arguments: Any) -> torch.Tensor:
+        seen = look(*arguments)
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("out of memory")
+        return seen
+
+    monkeypatch.setattr(grid, "_at_random_points", exhausted)
+    trainer.train_step()
+    undisturbed.train_step()
+    assert len(trainer.notices) == 1 and trainer.step == 1
+    for name, value in undisturbed.renderer.state_dict().items():
+        assert torch.equal(trainer.renderer.state_dict()[name], value), name

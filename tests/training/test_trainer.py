@@ -66,6 +66,30 @@ def test_the_loop_finds_the_object_from_every_side(
     assert (seen.rgb - rgb).square().mean() < 0.01
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_pictures_grow_and_a_resumed_run_grows_with_them(
+    make_config: MakeConfig, oracle: Guidance, cut: int
+) -> None:
+    growing = LIVELY["cameras"] | {"resolution": {"kind": "doubling", "start": 8, "end": 32, "steps": 6}}
+    config = lively(make_config, cameras=growing)
+    sides: list[int] = []
+
+    def watched(images: Tensor, *arguments: Any) -> Any:
+        sides.append(images.shape[1])
+        return oracle(images, *arguments)
+
+    unbroken = Trainer(config, guidance=watched)
+    run(unbroken, 7)
+    assert sides == [8, 8, 16, 16, 32, 32, 32]
+    first, resumed = Trainer(config, guidance=oracle), Trainer(config, guidance=watched)
+    run(first, cut)
+    resumed.load_state_dict(*first.state_dict())
+    del sides[:]
+    run(resumed, 7 - cut)
+    assert sides == [8, 8, 16, 16, 32, 32, 32][cut:]
+    assert differing(unbroken, resumed) == []
+
+
 @pytest.mark.parametrize("cut", [1, 3, 4])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     make_config: MakeConfig, oracle: Guidance, cut: int
