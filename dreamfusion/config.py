@@ -417,7 +417,17 @@ class SDIConfig(_Strict):
 
     kind: Literal["sdi"] = "sdi"
     inversion_guidance_scale: float = Field(default=-7.5, description="s on the way to the noise")
-    inversion_steps: int = Field(default=10, ge=1, le=100, description="calls of the model on that way")
+    inversion_steps: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="calls of the model on the way to the last timestep; to another its share of them",
+    )
+    eta: Fraction = Field(default=0.0, description="random part of each of these steps; SDI's is 0.3")
+
+    def steps_to(self, share: float) -> int:
+        """Calls of the model on the way to a timestep, given as a share of the schedule's length."""
+        return max(1, int(self.inversion_steps * share + 1e-6))
 
 
 Objective = Annotated[SDSConfig | CSDConfig | SDIConfig, Field(discriminator="kind")]
@@ -485,6 +495,8 @@ class GuidanceConfig(_Strict):
             raise ValueError("perp_neg with a view_prompts.rule other than none")
         if self.perp_neg and self.objective.kind == "csd":
             raise ValueError("perp_neg with objective.kind sds or sdi")
+        if self.guidance_rescale and self.objective.kind == "csd":
+            raise ValueError("guidance_rescale with objective.kind sds or sdi")
         return self
 
 
@@ -532,6 +544,7 @@ class LossConfig(_Strict):
     orientation: Schedule = constant(0.0)
     opacity: Schedule = constant(0.0)
     entropy: Schedule = constant(0.0)
+    convexity: Schedule = constant(0.0)
     transmittance: Schedule = constant(0.0)
     transmittance_target: Schedule = Field(
         default=LinearSchedule(start=0.4, end=0.88, steps=500), description="share of light that may pass"

@@ -72,7 +72,10 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def rows_of_step(config: GuidanceConfig, views: int) -> list[int]:
-    """Rows of the UNet in each of its calls for one step, as the objective and its options need them."""
+    """Rows of the UNet in each of its calls for one step, as the objective and its options need them.
+
+    Of the first step, whose timesteps are the largest: SDI inverts less from smaller ones.
+    """
     plain = views if config.guidance_scale == 1.0 else 2 * views
     last = 4 * views if config.perp_neg else plain
     objective = config.objective
@@ -84,7 +87,7 @@ def rows_of_step(config: GuidanceConfig, views: int) -> list[int]:
             return [views * (2 if shares <= {0.0, 1.0} else 3)]
         case "sdi":
             inverting = views if objective.inversion_guidance_scale == 1.0 else 2 * views
-            return [inverting] * objective.inversion_steps + [last]
+            return [inverting] * objective.steps_to(config.timestep_max.at(0)) + [last]
 
 
 def guidance_cost(

@@ -25,7 +25,7 @@ from dreamfusion.rendering.shading import ShadingSample, sample_shading
 from dreamfusion.scene.scene import make_scene
 from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
-from dreamfusion.training.losses import total_loss, weighted_losses
+from dreamfusion.training.losses import needs_normals, total_loss, weighted_losses
 from dreamfusion.training.memory import is_out_of_memory, release, rungs
 from dreamfusion.training.optimizer import SceneOptimizer
 from dreamfusion.training.photographs import Photographs, PhotometricPull
@@ -236,7 +236,7 @@ class Trainer:
         watch.lap("render")
         pull = self._pull(output, cameras, pixels)
         watch.lap("guidance")
-        weighted = weighted_losses(self.config.losses, output, step)
+        weighted = weighted_losses(self.config.losses, output, cameras.c2w, step)
         self.optimizer.zero_grad()
         total_loss(pull.loss, weighted).backward()
         watch.lap("backward")
@@ -317,7 +317,7 @@ class Trainer:
             shading,
             rays_generator=self.generators["rays"],
             background_generator=self.generators["background"],
-            with_normals=self.config.losses.orientation.at(self.step) != 0.0,
+            with_normals=needs_normals(self.config.losses, self.step),
         )
 
     def preview_png(self) -> bytes:
@@ -415,8 +415,8 @@ def _check_normals(config: ExperimentConfig) -> None:
         return
     steps = config.training.steps
     # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
-    if any(config.losses.orientation.at(step) != 0.0 for step in (0, steps // 2, steps)):
-        wanted, hint = "losses.orientation", "set it to 0"
+    if any(needs_normals(config.losses, step) for step in (0, steps // 2, steps)):
+        wanted, hint = "losses.orientation or losses.convexity", "set both to 0"
     elif config.rendering.shading.albedo_steps < steps and config.rendering.shading.shaded_probability > 0:
         wanted, hint = "rendering.shading", "set rendering.shading.shaded_probability=0"
     else:

@@ -21,8 +21,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"perp_neg": True},
     {"objective": {"kind": "csd"}},
     {"objective": {"kind": "csd", "negative_weight": 0.5}},
-    {"objective": {"kind": "sdi", "inversion_steps": 3}, "perp_neg": True},
-]
+    {"objective": {"kind": "sdi", "inversion_steps": 3}, "perp_neg": True, "timestep_min": 1.0, "timestep_max": 1.0},
+    {"objective": {"kind": "sdi"}, "timestep_min": 0.3, "timestep_max": {"kind": "linear", "start": 0.3, "end": 0.9, "steps": 9}},
+]  # fmt: skip
 
 
 def config_of(directory: Path, options: dict[str, Any]) -> GuidanceConfig:

@@ -279,7 +279,7 @@ def test_inversion_is_diffusers(tiny_sd1: Path):
 
 
 def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
-    objective = {"kind": "sdi", "inversion_steps": 3, "inversion_guidance_scale": -2.0}
+    objective = {"kind": "sdi", "inversion_steps": 5, "inversion_guidance_scale": -2.0}
     config = GuidanceConfig.model_validate(
         {"model": str(tiny_sd1), "dtype": "float32", "objective": objective, "weighting": "denoised"}
     )
@@ -289,7 +289,7 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
     cond, uncond = guidance.embeddings_of_views(*view)
     noise = inverted_noise(
         lambda z, at: guided_output(guidance.denoise, z, at, cond, uncond, -2.0),
-        guidance.schedule, latents, t, 3,
+        guidance.schedule, latents, t, 3,  # three fifths of the way
     )  # fmt: skip
     noisy = guidance.schedule.add_noise(latents, noise, t)
     eps = guided_output(guidance.denoise, noisy, t, cond, uncond, config.guidance_scale)
@@ -300,6 +300,54 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
         torch.testing.assert_close(got, latents - clean, rtol=1e-3, atol=1e-4)
 
 
+def test_the_random_part_of_the_inversion_is_diffusers():
+    """After each step the share eta of the standard deviation that DDIM's own variance has between the two timesteps."""
+    exact = Points(1)
+    scheduler = DDIMScheduler(set_alpha_to_one=True, **BETAS)
+    drawn = draw(40, 5, *SHAPE)
+    z, t = draw(30), torch.tensor([499, 499, 499])
+
+    def prediction(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        return exact(noisy, timesteps, exact.texts[0])
+
+    noisy, before = z, -1
+    for index in range(1, 6):
+        end = 499 * index // 5
+        old, new = (1.0 if at < 0 else exact.schedule.alphas_cumprod[at] for at in (before, end))
+        eps = prediction(noisy, torch.tensor([end] * 3))
+        noisy = new**0.5 * (noisy - (1 - old) ** 0.5 * eps) / old**0.5 + (1 - new) ** 0.5 * eps
+        noisy = noisy + 0.3 * scheduler._get_variance(end, before) ** 0.5 * drawn[index - 1]
+        before = end
+    got = inverted_noise(prediction, exact.schedule, z, t, 5, 0.3, drawn)
+    abar = exact.schedule.alphas_cumprod[499]
+    torch.testing.assert_close(got, (noisy - abar.sqrt() * z) / (1 - abar).sqrt(), rtol=1e-5, atol=1e-5)
+    plain = inverted_noise(prediction, exact.schedule, z, t, 5)
+    assert not torch.allclose(got, plain, atol=0.05)
+    assert torch.equal(inverted_noise(prediction, exact.schedule, z, t, 5, 0.0, drawn), plain)
+
+
+def test_the_inversions_chance_is_the_runs_own(tiny_sd1: Path):
+    def gradient(eta: float, seed: int) -> Tensor:
+        objective = {"kind": "sdi", "inversion_steps": 3, "eta": eta}
+        config = GuidanceConfig.model_validate(
+            {"model": str(tiny_sd1), "dtype": "float32", "objective": objective} | at(1.0)
+        )
+        images = torch.rand(1, 32, 32, 3, generator=seeded(3)).requires_grad_()
+        output = make_guidance(config, "a duck")(
+            images, torch.zeros(1), torch.zeros(1), 0, seeded(seed), seeded(1)
+        )
+        return torch.autograd.grad(output.loss, images)[0]
+
+    assert torch.equal(gradient(0.3, 5), gradient(0.3, 5))
+    assert not torch.equal(gradient(0.3, 5), gradient(0.3, 6))
+    assert torch.equal(gradient(0.0, 5), gradient(0.0, 6))
+
+
+def at(share: float) -> dict[str, Any]:
+    """Every timestep at this share of the schedule."""
+    return {"timestep_min": share, "timestep_max": share}
+
+
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
@@ -307,8 +355,10 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
         ({"guidance_scale": 1.0}, [1]),
         ({"perp_neg": True}, [4]),
         ({"objective": {"kind": "csd"}}, [2]),
-        ({"objective": {"kind": "sdi", "inversion_steps": 3}}, [2, 2, 2, 2]),
-        ({"objective": {"kind": "sdi", "inversion_steps": 2}, "perp_neg": True}, [2, 2, 4]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 3}} | at(1.0), [2, 2, 2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 10}} | at(0.3), [2, 2, 2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 10}} | at(0.05), [2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 2}, "perp_neg": True} | at(1.0), [2, 2, 4]),
     ],
 )
 def test_rows_of_the_unet_in_a_step(tiny_sd1: Path, monkeypatch, options: dict[str, Any], rows: list[int]):
@@ -330,8 +380,9 @@ def test_rows_of_the_unet_in_a_step(tiny_sd1: Path, monkeypatch, options: dict[s
     [
         {"perp_neg": True, "view_prompts": {"rule": "none"}},
         {"perp_neg": True, "objective": {"kind": "csd"}},
+        {"guidance_rescale": 0.5, "objective": {"kind": "csd"}},
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]):
-    with pytest.raises(ValidationError, match="perp_neg with"):
+    with pytest.raises(ValidationError, match=r"(perp_neg|guidance_rescale) with"):
         GuidanceConfig.model_validate(options)

@@ -38,7 +38,7 @@ LIVELY: dict[str, dict[str, Any]] = {
         "up_jitter": 0.1,
     },
     "optimizer": {"lr": {"kind": "linear", "start": 0.02, "end": 0.05, "steps": 10}},
-    "losses": {"orientation": 0.01, "opacity": 0.01, "entropy": 0.01},
+    "losses": {"orientation": 0.01, "opacity": 0.01, "entropy": 0.01, "convexity": 0.01},
 }
 SCENE_OF_RANDOM_COLOUR = {"scene": {"background": {"kind": "random"}}}
 
