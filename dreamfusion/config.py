@@ -450,7 +450,9 @@ class EmbeddingConfig(_Strict):
 class TinyAutoencoderConfig(_Strict):
     """A small encoder for the first part of a run (TAESD's layout); nothing for models without an autoencoder."""
 
-    model: str = Field(description="directory in diffusers' layout, or hub id, such as madebyollin/taesd")
+    model: str | None = Field(
+        default=None, description="directory in diffusers' layout, or hub id; None: the family's TAESD"
+    )
     steps: int = Field(gt=0, description="optimiser iterations before the model's own autoencoder takes over")
 
 
@@ -524,6 +526,11 @@ class ClipConfig(_Strict):
     )
     image: str | None = Field(default=None, description="example picture, counted as much as the text")
     view_images: ViewImagesConfig = ViewImagesConfig()
+
+    def mixes(self, steps: int) -> bool:
+        """Whether score distillation pulls beside it at any of so many iterations."""
+        # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
+        return any(self.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps))
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -24,8 +24,6 @@ from dreamfusion.guidance.families import Family, check_supported, read_json
 from dreamfusion.guidance.precision import unet_dtype, vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 
-# A CUDA context and the caching allocator's slack, the scene, its optimiser, and 64x64 renders with their gradients.
-RESERVE_BYTES = 1 << 30
 # CLIP's, and what IF is given of T5's.
 TEXT_TOKENS = 77
 
@@ -38,7 +36,7 @@ class GuidanceCost:
         unet_rows: rows of the UNet in the step, over all its calls.
         flop: floating-point operations, two for a multiplication with its addition.
         weights_bytes: the UNet's and the autoencoder's.
-        peak_bytes: the most that is alive at once, weights included; without `RESERVE_BYTES`.
+        peak_bytes: the most that is alive at once, weights included.
     """
 
     unet_rows: int
@@ -46,19 +44,19 @@ class GuidanceCost:
     weights_bytes: int
     peak_bytes: int
 
-    @property
-    def memory_bytes(self) -> int:
-        """What the whole program is expected to take on its device."""
-        return self.peak_bytes + RESERVE_BYTES
 
+class LiveBytes(TorchDispatchMode):
+    """Follows the storages that operations make within it.
 
-class _LiveBytes(TorchDispatchMode):
-    """The bytes of all storages that operations made and that are still alive, and their peak."""
+    Attributes:
+        alive: bytes of those that are still there.
+        peak: the most that was alive at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
+        self.alive = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -67,7 +65,8 @@ class _LiveBytes(TorchDispatchMode):
                 storage = leaf.untyped_storage()
                 self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
         self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        self.alive = sum(size for _, size in self._alive.values())
+        self.peak = max(self.peak, self.alive)
         return result
 
 
@@ -103,7 +102,7 @@ def guidance_cost(
     parts = [part for part in (unet, vae) if part is not None]
     weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     rows = rows_of_step(config, views)
-    live, counter = _LiveBytes(), FlopCounterMode(display=False)
+    live, counter = LiveBytes(), FlopCounterMode(display=False)
     with counter, live:
         if config.slices:
             calls = [1] * sum(rows)

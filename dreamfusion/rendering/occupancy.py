@@ -55,6 +55,12 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("_norms_in_ball", norms[touching], persistent=False)
 
     @property
+    def points_at_once(self) -> int:
+        """The most points that a look at the field asks about in one call."""
+        nodes = (2 * self.config.resolution + 1) ** 3
+        return min(_POINTS_AT_ONCE, max(nodes, len(self._cells_in_ball)))
+
+    @property
     def occupied_share(self) -> float:
         """The share of the ball's cells that are occupied, 0 .. 1."""
         return self.occupied_cells[self._cells_in_ball].float().mean().item()
