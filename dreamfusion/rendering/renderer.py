@@ -188,12 +188,12 @@ class Renderer(nn.Module):
         """Everything that may be there, with gradients."""
         samples = self._march(rays, generator, self.config.termination)
         positions = samples.positions(rays.origins, rays.directions)
-        found = self.query(positions)
+        found = self._query(positions)
         weights = composite(found.sigmas, samples).weights
         seen = self._summed(rays, samples, positions, found.albedo, weights, shading, with_normals)
         return replace(seen, samples=samples, weights=weights, sigmas=found.sigmas)
 
-    def query(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
+    def _query(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
         """The field at the samples; in chunks that are computed again on the way back, if the config says so."""
         chunk = self.config.field_chunk
         if chunk is None or len(positions) <= chunk:
@@ -201,8 +201,8 @@ class Renderer(nn.Module):
         parts = [checkpoint(self.scene.field, part, use_reentrant=False) for part in positions.split(chunk)]
         return FieldOutput(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(FieldOutput)))
 
-    def dense_normals(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """The density's normals at samples that matter; in chunks like `query`."""
+    def _dense_normals(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """The density's normals at samples that matter; in chunks like `_query`."""
 
         def normals(part: Tensor) -> Tensor:
             return density_normals(self.scene.field, part, self.scene.normals_config)
@@ -272,7 +272,7 @@ class Renderer(nn.Module):
         matter = (weights.detach() >= _MIN_WEIGHT_FOR_NORMALS).nonzero()[:, 0]
         if len(matter) == 0:
             return -rays_d
-        found = self.dense_normals(positions.index_select(0, matter))
+        found = self._dense_normals(positions.index_select(0, matter))
         return (-rays_d).index_copy(0, matter, found)
 
 

@@ -7,6 +7,7 @@ grows to later are counted with a share of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,9 @@ from dreamfusion.config import ExperimentConfig
 from dreamfusion.guidance.costs import GuidanceCost, LiveBytes
 from dreamfusion.rendering.compositing import accumulate
 from dreamfusion.rendering.renderer import Renderer
-from dreamfusion.scene.scene import make_scene
+from dreamfusion.scene.fields import FieldOutput
+from dreamfusion.scene.normals import density_normals
+from dreamfusion.scene.scene import Scene, make_scene
 from dreamfusion.training.losses import needs_normals
 from dreamfusion.training.randomness import make_generators
 
@@ -77,45 +80,72 @@ def expected_bytes(guidance: GuidanceCost | None, render: RenderFootprint) -> in
 
 def _step_bytes(renderer: Renderer, config: ExperimentConfig, samples: int, step: int) -> tuple[int, int]:
     """Bytes that a render of so many samples keeps for its way back, and the most that it takes there or back."""
-    chunk = config.rendering.field_chunk
-    few, more = (16 * chunk, 24 * chunk) if chunk is not None else (samples, samples)
-    if samples <= more:
-        return _taken(renderer, config, samples, step)
-    # Hundreds of chunks take minutes to follow, and each adds as much as the one before.
-    first, second = (_taken(renderer, config, count, step) for count in (few, more))
-    kept, peak = (a + (b - a) * (samples - few) // (more - few) for a, b in zip(first, second, strict=True))
-    return kept, peak
-
-
-def _taken(renderer: Renderer, config: ExperimentConfig, samples: int, step: int) -> tuple[int, int]:
-    scene = renderer.scene
+    scene, chunk = renderer.scene, config.rendering.field_chunk
     scene.set_step(step)
-    rays = max(1, samples // config.rendering.samples_per_ray)
     shading = config.rendering.shading
     shaded = step > shading.albedo_steps and shading.shaded_probability > 0
+    normals = _normals(scene) if shaded or needs_normals(config.losses, step) else None
+    if chunk is None or samples <= chunk:
+        return _taken(samples, config.rendering.samples_per_ray, scene.field, normals)
+    # Chunks leave what they answer, and take what is inside one at a time, on the way there and again on the way back.
+    kept, peak = _taken(
+        samples, config.rendering.samples_per_ray, _answers, None if normals is None else torch.zeros_like
+    )
+    inside = [_taken_by(lambda: scene.field(_meta(chunk, 3)).sigmas)]
+    if normals is not None:
+        inside.append(_taken_by(lambda: normals(_meta(chunk, 3))))
+    return kept, max(peak, kept + max(inside))
+
+
+def _taken(
+    samples: int,
+    per_ray: int,
+    field: Callable[[Tensor], FieldOutput],
+    normals: Callable[[Tensor], Tensor] | None,
+) -> tuple[int, int]:
+    rays = max(1, samples // per_ray)
     with LiveBytes() as live:
-        positions = torch.zeros(samples, 3, device="meta")
-        ray_indices = torch.zeros(samples, dtype=torch.int64, device="meta")
-        lengths = torch.zeros(samples, device="meta")
-        found = renderer.query(positions)
+        positions, ray_indices = _meta(samples, 3), _meta(samples, dtype=torch.int64)
+        lengths = _meta(samples)
+        found = field(positions)
         weights = _weights(found.sigmas, lengths, ray_indices)
         columns = [found.albedo, torch.ones_like(weights)[:, None], lengths[:, None]]
-        if shaded or needs_normals(config.losses, step):
-            dense = torch.zeros(min(samples, rays * DENSE_SAMPLES), dtype=torch.int64, device="meta")
-            of_dense = renderer.dense_normals(positions.index_select(0, dense))
+        if normals is not None:
+            dense = _meta(min(samples, rays * DENSE_SAMPLES), dtype=torch.int64)
+            of_dense = normals(positions.index_select(0, dense))
             columns.append((-positions).index_copy(0, dense, of_dense))
         sums = accumulate(weights, torch.cat(columns, dim=-1), ray_indices, rays)
         kept = live.alive
         sums.sum().backward()
-    for parameter in scene.parameters():
-        parameter.grad = None
     return kept, live.peak
+
+
+def _taken_by(part: Callable[[], Tensor]) -> int:
+    """The most that a part of the field's work takes, there and back."""
+    with LiveBytes() as live:
+        part().sum().backward()
+    return live.peak
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype, device="meta")
+
+
+def _answers(positions: Tensor) -> FieldOutput:
+    """What a field gives, without its work."""
+    return FieldOutput(
+        torch.zeros_like(positions[:, 0]).requires_grad_(), torch.zeros_like(positions).requires_grad_()
+    )
+
+
+def _normals(scene: Scene) -> Callable[[Tensor], Tensor]:
+    return lambda positions: density_normals(scene.field, positions, scene.normals_config)
 
 
 def _weights(sigmas: Tensor, lengths: Tensor, slots: Tensor) -> Tensor:
     """As `composite`, which looks at the values of the rays' numbers."""
     taus = sigmas * lengths
-    table = torch.zeros(len(taus), device="meta").scatter(0, slots, taus).cumsum(dim=0)
+    table = _meta(len(taus)).scatter(0, slots, taus).cumsum(dim=0)
     return torch.exp(-table.index_select(0, slots)) * -torch.expm1(-taus)
 
 
@@ -124,5 +154,5 @@ def _look_bytes(renderer: Renderer) -> int:
     if not renderer.config.occupancy.enabled:
         return 0
     with LiveBytes() as live, torch.no_grad():
-        renderer.scene.field.density(torch.zeros(renderer.occupancy.points_at_once, 3, device="meta"))
+        renderer.scene.field.density(_meta(renderer.occupancy.points_at_once, 3))
     return live.peak

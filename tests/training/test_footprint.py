@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ def real_bytes(config: ExperimentConfig) -> tuple[int, int, int]:
         assert output.weights is not None
         assert len(output.weights) == pytest.approx(side**2 * config.rendering.samples_per_ray, rel=0.03)
         dense = int((output.weights >= 1e-3).sum()) // side**2
+        gc.collect()
         kept = live.alive
         output.rgb.sum().backward()
     return kept, live.peak, dense
