@@ -120,7 +120,9 @@ class DoublingResolution(_Strict):
     kind: Literal["doubling"] = "doubling"
     start: int = Field(ge=8, le=2048)
     end: int = Field(ge=8, le=2048, description="start times a power of 2")
-    steps: int = Field(gt=0, description="iterations by which the last part has passed; it goes on after them")
+    steps: int = Field(
+        gt=0, description="iterations by which the last part has passed; it goes on after them"
+    )
 
     @model_validator(mode="after")
     def _powers(self) -> DoublingResolution:

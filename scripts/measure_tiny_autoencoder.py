@@ -3,8 +3,8 @@
     python scripts/measure_tiny_autoencoder.py --pictures .cache/miniature/shards --output outputs/tiny-autoencoder
 
 Trains an encoder of TAESD's layout (diffusers' AutoencoderTiny) to give the latents of the embedded autoencoder, on pictures of
-`python -m dreamfusion.miniature.dataset`, unless the folder holds one already. Then it takes scenes at several stages of a run and
-compares the pull of score distillation through either encoder, with the same noise: the cosine between the two
+`python -m dreamfusion.miniature.dataset`, unless the folder holds one already. Then it takes scenes at several stages of a
+run and compares the pull of score distillation through either encoder, with the same noise: the cosine between the two
 gradients with respect to the render, for one draw and for the mean of several draws, and with respect to the scene.
 Prints a table, the time of an encoding there and back, and of the whole guidance.
 """
@@ -34,6 +34,8 @@ PROMPTS = ("a red car", "a green duck on a yellow cube", "a blue house")
 STAGES = (0, 40, 120)
 TIMESTEPS = (100, 500, 900)
 DRAWS = 4
+Encode = Callable[[Tensor], Tensor]
+"""Images "b h w 3" in [0, 1] to latents "b c h8 w8"."""
 
 
 def train(trainer: Trainer, pictures: Path, output: Path, width: int, steps: int, batch_size: int) -> float:
@@ -80,10 +82,10 @@ def train(trainer: Trainer, pictures: Path, output: Path, width: int, steps: int
     return (F.mse_loss(got, wanted) / wanted.var()).item()
 
 
-def pull(guidance: Any, encode: Callable[[Tensor], Tensor], image: Tensor, timestep: int, draws: int, view: tuple[Tensor, Tensor]) -> Tensor:  # fmt: skip
+def pull(guidance: Any, encode: Encode, image: Tensor, timestep: int, view: tuple[Tensor, Tensor]) -> Tensor:
     """Gradients of score distillation with respect to the image, "draws h w 3", one a noise."""
     found = []
-    for seed in range(draws):
+    for seed in range(DRAWS):
         x = image.detach().requires_grad_()
         latents = encode(x)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
@@ -96,7 +98,13 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
 
 
-def compare(trainer: Trainer, large: Callable[[Tensor], Tensor], tiny: Callable[[Tensor], Tensor], seed: int) -> list[dict[str, float]]:  # fmt: skip
+def _through_the_render(image: Tensor, parameters: list[Tensor], gradient: Tensor) -> Tensor:
+    found = torch.autograd.grad(image, parameters, gradient, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def compare(trainer: Trainer, large: Encode, tiny: Encode, seed: int) -> list[dict[str, float]]:
     """One random view of the scene as it is: cosines by timestep."""
     generator = torch.Generator().manual_seed(seed)
     cameras = random_cameras(trainer.config.cameras, generator)
@@ -105,20 +113,8 @@ def compare(trainer: Trainer, large: Callable[[Tensor], Tensor], tiny: Callable[
     view = (cameras.azimuth_deg, cameras.elevation_deg)
     rows = []
     for timestep in TIMESTEPS:
-        pulls = [pull(trainer.guidance, e, output.rgb, timestep, DRAWS, view) for e in (large, tiny)]
-        scene = [
-            torch.cat(
-                [
-                    torch.zeros_like(p).flatten() if g is None else g.flatten()
-                    for p, g in zip(
-                        parameters,
-                        torch.autograd.grad(output.rgb, parameters, p[:1], retain_graph=True, allow_unused=True),
-                        strict=True,
-                    )
-                ]
-            )
-            for p in pulls
-        ]  # fmt: skip
+        pulls = [pull(trainer.guidance, e, output.rgb, timestep, view) for e in (large, tiny)]
+        scene = [_through_the_render(output.rgb, parameters, p[:1]) for p in pulls]
         rows.append(
             {
                 "timestep": timestep,
@@ -131,14 +127,14 @@ def compare(trainer: Trainer, large: Callable[[Tensor], Tensor], tiny: Callable[
     return rows
 
 
-def milliseconds(call: Callable[[], Any], rounds: int = 30) -> float:
-    """Median, after three calls that are not counted."""
+def milliseconds(call: Callable[[], Any], rounds: int = 15) -> float:
+    """Of the processor's time, which other work on the machine changes less: median, after two calls that are not counted."""
     seconds = []
-    for _ in range(rounds + 3):
-        started = time.perf_counter()
+    for _ in range(rounds + 2):
+        started = time.process_time()
         call()
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[3:])
+        seconds.append(time.process_time() - started)
+    return 1000 * statistics.median(seconds[2:])
 
 
 def print_table(rows: Sequence[dict[str, float]]) -> None:
@@ -147,7 +143,8 @@ def print_table(rows: Sequence[dict[str, float]]) -> None:
     print("|---|---|---|---|---|")
     for timestep in (*TIMESTEPS, None):
         of_step = [row for row in rows if timestep in (None, row["timestep"])]
-        cells = [statistics.mean(row[key] for row in of_step) for key in ("one draw", "mean of draws", "scene", "length")]  # fmt: skip
+        keys = ("one draw", "mean of draws", "scene", "length")
+        cells = [statistics.mean(row[key] for row in of_step) for key in keys]
         print(f"| {timestep or 'all'} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
 
 
@@ -188,7 +185,7 @@ def main() -> None:
     print_table(rows)
     image = torch.rand(1, 64, 64, 3).requires_grad_()
 
-    def there_and_back(encode: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
+    def there_and_back(encode: Encode) -> Callable[[], Any]:
         return lambda: encode(image).sum().backward()
 
     def denoise() -> Any:

@@ -49,7 +49,8 @@ class LiveBytes(TorchDispatchMode):
     """Follows the storages that operations make within it.
 
     Attributes:
-        peak: bytes of the most that was alive at once, to a percent: looking which are still there takes longer than an operation.
+        peak: bytes of the most that was alive at once, to a percent: looking which are still there takes longer than
+            an operation.
     """
 
     def __init__(self) -> None:

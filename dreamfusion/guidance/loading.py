@@ -88,7 +88,9 @@ def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:
                 tensor = tensors.get_tensor(key)
                 shape = wanted[component].get(key, tensor.shape)
                 if tensor.shape != shape:
-                    found.append(f"{name} has {key} of shape {tuple(tensor.shape)}, its config.json asks for {tuple(shape)}")
+                    found.append(
+                        f"{name} has {key} of shape {tuple(tensor.shape)}, its config.json asks for {tuple(shape)}"
+                    )
                     break
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                     found.append(f"{name} has numbers in {key} that are not finite")

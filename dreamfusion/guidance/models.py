@@ -1,9 +1,9 @@
 """Which checkpoint a name means, whether it is here, and whether score distillation can use it.
 
 A name is an alias of `models.yaml` (`miniature`, `sd-1.5`, ...), a directory in diffusers' layout, a single safetensors
-file, or a hub id (`owner/name`); an alias or a hub id may end in `@revision`, a branch, a tag or a commit. `find_model` answers in the first second: it reads a few JSON
-files and headers, no weights, and loads no torch. The network is reached by `fetch_model` only, or when probing is
-asked for.
+file, or a hub id (`owner/name`); an alias or a hub id may end in `@revision`, a branch, a tag or a commit. `find_model`
+answers in the first second: it reads a few JSON files and headers, no weights, and loads no torch. The network is
+reached by `fetch_model` only, or when probing is asked for.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def verify_model(name: str) -> list[str]:
     if model.directory is None:
         raise _not_found(name, list(model.tried))
     directory = model.directory
-    files = [f for f in directory.rglob("*") if f.is_file() and ".cache" not in f.relative_to(directory).parts]
+    files = [
+        f for f in directory.rglob("*") if f.is_file() and ".cache" not in f.relative_to(directory).parts
+    ]
     found = {file: checksum_fault(file, directory) for file in sorted(files)}
     faults = [f"{file.relative_to(directory)} {fault}" for file, fault in found.items() if fault]
     unknown = [file for file, fault in found.items() if fault is None and file.suffix == ".safetensors"]
@@ -276,15 +278,15 @@ def _choose_weights(files: set[str], component: str, half_precision: bool) -> li
     return []
 
 
-def _not_found(
-    name: str, tried: list[str], offline: bool = False, asked: bool = False
-) -> ModelNotFoundError:
+def _not_found(name: str, tried: list[str], offline: bool = False, asked: bool = False) -> ModelNotFoundError:
     """What to do depends on whether the hub was `asked`, or may not be."""
     short = name.partition("@")[0]
     close = difflib.get_close_matches(short, aliases(), n=1)
     fetch = f"run `dreamfusion models download {shlex.quote(name)}`"
     if asked:
-        hint = "look at the network and the name; or name a directory in diffusers' layout or a safetensors file"
+        hint = (
+            "look at the network and the name; or name a directory in diffusers' layout or a safetensors file"
+        )
     elif short in aliases() or is_hub_id(name):
         hint = f"{fetch}; or name a directory in diffusers' layout or a safetensors file"
     else:

@@ -1,6 +1,7 @@
 """Where the names of the models beside the denoiser lead: a CLIP, a tiny autoencoder. No torch, no weight is read.
 
-Either is a directory or a hub id (`owner/name` or `owner/name@revision`); what is not in the hub's cache is fetched, for both are small.
+Either is a directory or a hub id (`owner/name` or `owner/name@revision`); what is not in the hub's cache is fetched, for
+both are small.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Pa
         )
     fault = weights_problem(directory, "")
     if fault is not None:
-        raise ModelNotFoundError(f"the tiny autoencoder in {directory} lacks{fault.removeprefix(chr(39) + 's')}")
+        raise ModelNotFoundError(
+            f"the tiny autoencoder in {directory} lacks{fault.removeprefix(chr(39) + 's')}"
+        )
     return directory
 
 

@@ -30,9 +30,12 @@ def load_tiny_autoencoder(directory: Path, dtype: torch.dtype, device: torch.dev
             model = model.requires_grad_(False).eval().to(device, dtype)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ModelUnsupportedError(f"the tiny autoencoder in {directory} cannot be read", got=reason) from error
+        raise ModelUnsupportedError(
+            f"the tiny autoencoder in {directory} cannot be read", got=reason
+        ) from error
     if told["missing_keys"]:
         raise ModelUnsupportedError(
-            f"the tiny autoencoder in {directory} lacks weights", got=f"nothing for {min(told['missing_keys'])}"
+            f"the tiny autoencoder in {directory} lacks weights",
+            got=f"nothing for {min(told['missing_keys'])}",
         )
     return model.to(memory_format=torch.channels_last)

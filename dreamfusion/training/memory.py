@@ -65,7 +65,9 @@ def _halved(resolution: Resolution) -> Resolution | None:
     if resolution.kind == "doubling" and resolution.start < side:
         # The sizes that are left keep their parts of the run.
         parts = (resolution.end // resolution.start).bit_length()
-        return resolution.model_copy(update={"end": side, "steps": max(1, resolution.steps * (parts - 1) // parts)})
+        return resolution.model_copy(
+            update={"end": side, "steps": max(1, resolution.steps * (parts - 1) // parts)}
+        )
     return ConstantResolution(value=side)
 
 

@@ -317,8 +317,12 @@ def test_where_else_to_look_is_an_option_that_there_is(dreamfusion: Call, words:
         (["--set", "data.path=."], (11,), "config key 'data'"),
         (["--guidance", "clip", "--set", "clip.model=nowhere"], (15,), "no CLIP in nowhere"),
         (["--guidance", "clip", "--set", "clip.image=duck.png"], (11,), "duck.png is not there"),
-        (["--set", "guidance.tiny_autoencoder={model: nowhere, steps: 3}"], (15,), "no tiny autoencoder in nowhere"),
-    ],  # fmt: skip
+        (
+            ["--set", "guidance.tiny_autoencoder={model: nowhere, steps: 3}"],
+            (15,),
+            "no tiny autoencoder in nowhere",
+        ),
+    ],
 )
 def test_what_would_stop_a_run_is_told_before_it_is_made(
     dreamfusion: Call, husk: Path, words: list[str], code: tuple[int, ...], what: str
@@ -339,7 +343,9 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(
     dreamfusion: Call, tiny_model: Path, small: list[str], words: list[str], code: int, what: str
 ) -> None:
     sets = [word for text in small for word in ("--set", text)]
-    answer = dreamfusion("train", *words, "--config", "miniature", "--model", tiny_model, "--device", "cpu", *sets)
+    answer = dreamfusion(
+        "train", *words, "--config", "miniature", "--model", tiny_model, "--device", "cpu", *sets
+    )
     told(answer, code, what)
     assert not list(Path("outputs").glob("0*"))
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dreamfusion.config import GuidanceConfig, ViewPromptConfig
+from dreamfusion.guidance import sds
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
 from dreamfusion.guidance.prompts import ViewPrompts
@@ -139,7 +140,48 @@ def test_perp_negs_texts_follow_the_camera():
     torch.testing.assert_close(before[0].flip(0)[1], coefficients[2, 1], atol=2e-3, rtol=0)
 
 
+def test_perp_neg_takes_the_cameras_texts(tiny_sd1: Path):
+    config = GuidanceConfig.model_validate({"model": str(tiny_sd1), "dtype": "float32", "perp_neg": True})
+    guidance = make_guidance(config, "a duck")
+    latents, noise, t = draw(1, 1, 4, 8, 8).float(), draw(2, 1, 4, 8, 8).float(), torch.tensor([500])
+    front, side, null = guidance.encode_texts(["a duck, front view", "a duck, side view", ""]).split(1)
+    texts = guidance.encode_texts(["a duck, front view", "a duck, side view"])
+    wanted = texts.mixed(torch.tensor([[2 / 3, 1 / 3]]))
+    coefficients = -torch.tensor([[decay(4.0, -2.426, 2 / 3), decay(4.0, -2.426, 1 / 3)]])
+
+    def prediction(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        return perp_neg_output(
+            guidance.denoise,
+            noisy,
+            timesteps,
+            null,
+            wanted,
+            (front, side),
+            coefficients,
+            config.guidance_scale,
+        )
+
+    got = guidance.gradient(latents, noise, t, torch.tensor([-30.0]), torch.zeros(1), 0)
+    expected = distil(prediction, guidance.schedule, latents, noise, t, "sigma2")
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------- rescale and negatives
+
+
+@pytest.mark.parametrize("perp_neg", [False, True])
+def test_the_rescale_reaches_the_prediction(tiny_sd1: Path, monkeypatch, perp_neg: bool):
+    seen, rescaled = [], sds.rescaled_output
+    monkeypatch.setattr(
+        sds,
+        "rescaled_output",
+        lambda output, cond, share: seen.append(share) or rescaled(output, cond, share),
+    )
+    options = {"model": str(tiny_sd1), "dtype": "float32", "guidance_rescale": 0.7, "perp_neg": perp_neg}
+    guidance = make_guidance(GuidanceConfig.model_validate(options), "a duck")
+    latents, noise = draw(1, 1, 4, 8, 8).float(), draw(2, 1, 4, 8, 8).float()
+    guidance.gradient(latents, noise, torch.tensor([500]), torch.zeros(1), torch.zeros(1), 0)
+    assert seen == [0.7]
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])

@@ -76,7 +76,9 @@ def test_one_that_does_not_fit_or_is_not_there_is_told(tiny_sd1: Path, tmp_path:
         make(tiny_sd1, save_tiny(tmp_path / "flux", channels=16))
     with pytest.raises(ModelUnsupportedError, match="got AutoencoderKL"):
         make(tiny_sd1, tiny_sd1 / "vae")
-    with pytest.raises(ModelNotFoundError, match=r"no tiny autoencoder in some/where; tried: directory .*null"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"no tiny autoencoder in some/where; tried: directory .*null"
+    ):
         make(tiny_sd1, "some/where")
     cut = save_tiny(tmp_path / "cut") / "diffusion_pytorch_model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])

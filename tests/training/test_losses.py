@@ -224,7 +224,7 @@ def test_convexity_needs_normals(generator: torch.Generator) -> None:
     assert [needs_normals(config, step) for step in (0, 1)] == [False, True]
     assert needs_normals(LossConfig.model_validate({"orientation": 0.1}), 0)
     output = rendered(generator, with_normals=True)
-    with pytest.raises(ValueError, match="convexity .*with_normals"):
+    with pytest.raises(ValueError, match=r"convexity .*with_normals"):
         weighted_losses(config, output, POSE, 1)
     seen = replace(output, normals=torch.nn.functional.normalize(output.rgb, dim=-1))
     weight, loss = weighted_losses(config, seen, POSE, 1)["convexity"]
