@@ -148,7 +148,11 @@ def verify_model(name: str) -> list[str]:
 def _in_directory(name: str, directory: Path) -> ResolvedModel:
     missing = missing_files(directory)
     if missing:
-        raise _not_found(name, [f"directory {directory}: lacks {', '.join(missing)}"])
+        raise ModelNotFoundError(
+            f"there is no whole model in {directory}: it lacks {', '.join(missing)}",
+            hint="fetch it again, or name another: an alias of `dreamfusion models list`, a directory in diffusers' layout, "
+            "a safetensors file, or a hub id",
+        )
     check_supported(directory)
     return ResolvedModel(name, directory, tried=(f"directory {directory}",))
 
@@ -330,4 +334,6 @@ def hub_reason(error: Exception, hub_id: str) -> str:
             f"gated: accept its licence at https://huggingface.co/{repo} and put a token into HF_TOKEN, "
             "or run `hf auth login`"
         )
+    if _offline():
+        return "HF_HUB_OFFLINE is set"
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"

@@ -1,8 +1,8 @@
 """What memory a run is expected to need, before it starts: the guidance's step, the render's, and the scene.
 
 The render is taken on torch's meta device, where tensors have shapes and no contents, with as many samples as its rays
-can have, and the storages that are alive are followed. While a run knows no empty space every ray has all its samples; pictures that it
-grows to later are counted with a share of them.
+can have, and the storages that are alive are followed. While a run knows no empty space every ray has all its samples;
+pictures that it grows to later are counted with a share of them.
 """
 
 from __future__ import annotations
