@@ -103,7 +103,9 @@ def test_a_lora_of_blocks_that_are_not_there_is_told_once(tiny_sd1: Path, tmp_pa
     }
     file = tmp_path / "nine.safetensors"
     save_file({f"{name}.{part}": value for part, value in parts.items()}, file)
-    with pytest.raises(ModelUnsupportedError, match="does not fit the model: got .*again. It must have been"):
+    with pytest.raises(
+        ModelUnsupportedError, match=r"does not fit the model: got .*again. It must have been"
+    ):
         make(tiny_sd1, loras=[{"file": str(file)}])
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")  # diffusers logs the same error beside
