@@ -585,7 +585,7 @@ class PosedImagesConfig(_Strict):
     rays_per_step: int = Field(default=4096, ge=1, le=2**20)
 
 
-SPANNING_KINDS = ("linear", "sqrt", "dreamtime")
+SPANNING_KINDS = ("linear", "sqrt", "dreamtime", "doubling")
 
 
 def _spanning(data: object, steps: object) -> object:

@@ -293,6 +293,9 @@ def test_pictures_double_in_equal_parts_of_the_run() -> None:
     ]
     assert resolution.largest == 256
     assert load_config("miniature", ["cameras.resolution=48"]).cameras.resolution.at(7) == 48
+    spanning = ["cameras.resolution={kind: doubling, start: 64, end: 128}", "training.steps=50"]
+    over_the_run = load_config("miniature", spanning).cameras.resolution
+    assert [over_the_run.at(step) for step in (24, 25)] == [64, 128]
     flat = load_config("miniature", ["cameras.resolution={kind: doubling, start: 64, end: 64, steps: 3}"])
     assert flat.cameras.resolution.at(9) == 64
     assert "resolution: 64\n" in dump_config(load_config("miniature"))
