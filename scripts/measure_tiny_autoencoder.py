@@ -98,7 +98,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
 
 
-def _through_the_render(image: Tensor, parameters: list[Tensor], gradient: Tensor) -> Tensor:
+def _through_the_render(image: Tensor, parameters: Sequence[Tensor], gradient: Tensor) -> Tensor:
     found = torch.autograd.grad(image, parameters, gradient, retain_graph=True, allow_unused=True)
     parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
     return torch.cat([part.flatten() for part in parts])

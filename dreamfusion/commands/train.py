@@ -252,8 +252,10 @@ def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:
         return render_footprint(config.model_copy(update={"rendering": rendering, "cameras": cameras}))
 
     def needed(tried: ExperimentConfig) -> int:
-        guidance = of_guidance(tried.guidance, tried.cameras.views_per_step)
-        return expected_bytes(guidance, of_render(tried.rendering, tried.cameras))
+        # Frozen models have a hash, which pydantic makes at run time.
+        guidance = of_guidance(tried.guidance, tried.cameras.views_per_step)  # pyright: ignore[reportArgumentType]
+        render = of_render(tried.rendering, tried.cameras)  # pyright: ignore[reportArgumentType]
+        return expected_bytes(guidance, render)
 
     size = config.guidance.image_size or native_image_size(directory)
     with busy("planning the memory"):
