@@ -415,8 +415,10 @@ def _check_normals(config: ExperimentConfig) -> None:
         return
     steps = config.training.steps
     # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
-    if any(needs_normals(config.losses, step) for step in (0, steps // 2, steps)):
-        wanted, hint = "losses.orientation or losses.convexity", "set both to 0"
+    looking = {"orientation": config.losses.orientation, "convexity": config.losses.convexity}
+    asked = [n for n, loss in looking.items() if any(loss.at(step) != 0.0 for step in (0, steps // 2, steps))]
+    if asked:
+        wanted, hint = f"losses.{asked[0]}", "set it to 0"
     elif config.rendering.shading.albedo_steps < steps and config.rendering.shading.shaded_probability > 0:
         wanted, hint = "rendering.shading", "set rendering.shading.shaded_probability=0"
     else:

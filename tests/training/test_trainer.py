@@ -304,8 +304,9 @@ def test_normals_that_are_wanted_and_switched_off_are_said_at_once(
     make_config: MakeConfig, oracle: Guidance
 ) -> None:
     none = {"normals": {"kind": "none"}}
-    with pytest.raises(ConfigError, match=r"losses\.orientation needs normals"):
-        Trainer(make_config(scene=none, losses={"orientation": 0.1}), guidance=oracle)
+    for loss in ("orientation", "convexity"):
+        with pytest.raises(ConfigError, match=rf"losses\.{loss} needs normals"):
+            Trainer(make_config(scene=none, losses={loss: 0.1}), guidance=oracle)
     with pytest.raises(ConfigError, match=r"shading needs normals"):
         Trainer(make_config(scene=none, rendering={"shading": {"albedo_steps": 5}}), guidance=oracle)
     Trainer(make_config(scene=none), guidance=oracle).train_step()
