@@ -3,7 +3,7 @@
 UNet, autoencoder and text encoder are built from their public settings with random weights, which cost the same to run
 as trained ones. On a CUDA device the full size runs in half precision; elsewhere, or with --reduced, a model of the same
 classes that a CPU can carry. Prints the median of each part, the whole step against the bare UNet and encoder, and the
-peak of memory, as a table and as one line of JSON.
+peak of memory, as a table and as one line of JSON: for a run's first steps, which know no empty space, and for later ones.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import load_config
 from dreamfusion.guidance.costs import guidance_cost
 from dreamfusion.training.devices import describe_device, peak_memory_bytes, synchronize
+from dreamfusion.training.footprint import expected_bytes, render_footprint
 from dreamfusion.training.trainer import Trainer
 
 # https://huggingface.co/stable-diffusion-v1-5: unet, vae and text_encoder's config.json.
@@ -95,12 +97,8 @@ def median_seconds(call: Callable[[], Any], device: torch.device, rounds: int) -
     return statistics.median(seconds[1:])
 
 
-def measure(trainer: Trainer, rounds: int) -> dict[str, float]:
-    """Median seconds: the step's own parts, the whole step, and UNet and encoder (there and back) alone."""
-    guidance: Any = trainer.guidance
-    device = trainer.device
-    told = [trainer.train_step() for _ in range(rounds + 2)][2:]
-    parts = {name: statistics.median(m.cost.seconds[name] for m in told) for name in told[0].cost.seconds}
+def bare_seconds(guidance: Any, device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of the UNet and of the encoder, there and back, alone."""
     size = guidance.image_size
     image = torch.rand(1, size, size, 3, generator=torch.Generator().manual_seed(0)).to(device)
     latents = guidance.encode(image).detach()
@@ -111,13 +109,27 @@ def measure(trainer: Trainer, rounds: int) -> dict[str, float]:
     def encode() -> None:
         guidance.encode(image.clone().requires_grad_()).sum().backward()
 
-    bare = {
+    return {
         "bare UNet": median_seconds(
             lambda: guidance.denoise(latents.repeat(2, 1, 1, 1), timesteps, texts), device, rounds
         ),
         "bare encoder": median_seconds(encode, device, rounds),
     }
-    return parts | {"whole step": sum(parts.values())} | bare
+
+
+def step_seconds(trainer: Trainer, rounds: int) -> dict[str, float]:
+    """Median seconds of a step's parts, and of the whole."""
+    told = [trainer.train_step() for _ in range(rounds + 2)][2:]
+    parts = {name: statistics.median(m.cost.seconds[name] for m in told) for name in told[0].cost.seconds}
+    return parts | {"whole step": statistics.median(sum(m.cost.seconds.values()) for m in told)}
+
+
+def skipping(config: ExperimentConfig) -> ExperimentConfig:
+    """With a grid that skips what is empty from the first step on, as others do once it has warmed up."""
+    occupancy = config.rendering.occupancy.model_copy(update={"warmup_steps": 0})
+    return config.model_copy(
+        update={"rendering": config.rendering.model_copy(update={"occupancy": occupancy})}
+    )
 
 
 def main() -> None:
@@ -142,16 +154,23 @@ def main() -> None:
         if settings is REDUCED:
             config = load_config("miniature", [], options)
         trainer = Trainer(config, device)
-        seconds = measure(trainer, arguments.rounds)
+        bare = bare_seconds(trainer.guidance, device, arguments.rounds)
+        seconds = {"first steps": step_seconds(trainer, arguments.rounds)}
+        peak = peak_memory_bytes(device)
+        later = Trainer(skipping(config), device, guidance=trainer.guidance)
+        seconds["later steps"] = step_seconds(later, arguments.rounds)
         cost = guidance_cost(config.guidance, directory, 1, device)
-    bare = seconds["bare UNet"] + seconds["bare encoder"]
-    peak = peak_memory_bytes(device)
-    for name, value in seconds.items():
+        expected = expected_bytes(cost, render_footprint(config))
+    floor = sum(bare.values())
+    for name, value in bare.items():
         print(f"{name:<14} {1000 * value:9.1f} ms")
-    print(f"the whole step takes {seconds['whole step'] / bare:.2f} times the bare UNet and encoder")
-    print(f"{cost.flop / 1e12:.3g} TFLOP a step, {cost.flop / 1e12 / seconds['whole step']:.3g} TFLOP/s")
+    for which, parts in seconds.items():
+        print(f"{which}: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in parts.items()) + " ms")
+        print(f"  {parts['whole step'] / floor:.2f} times the bare UNet and encoder")
+    rate = cost.flop / 1e12 / seconds["later steps"]["whole step"]
+    print(f"{cost.flop / 1e12:.3g} TFLOP a step, {rate:.3g} TFLOP/s")
     if peak is not None:
-        print(f"peak memory {peak / 2**30:.2f} GiB, {cost.memory_bytes / 2**30:.2f} GiB were expected")
+        print(f"peak memory {peak / 2**30:.2f} GiB, {expected / 2**30:.2f} GiB were expected")
     print(
         json.dumps(
             {
@@ -159,10 +178,10 @@ def main() -> None:
                 "model": "full" if settings is FULL else "reduced",
                 "dtype": str(trainer.guidance.dtype),  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
                 "torch": torch.__version__,
-                "seconds": seconds,
-                "ratio": seconds["whole step"] / bare,
+                "seconds": seconds | {"bare": bare},
+                "ratio": {which: parts["whole step"] / floor for which, parts in seconds.items()},
                 "peak_bytes": peak,
-                "expected_bytes": cost.memory_bytes,
+                "expected_bytes": expected,
             }
         )
     )

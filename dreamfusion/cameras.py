@@ -217,12 +217,12 @@ def random_cameras(
         config: ranges in degrees and world units.
         generator: on the CPU; every call draws the same number of values for the same number of views.
         views: number of cameras; the config's by default.
-        resolution: side of the square picture in pixels; the config's by default.
+        resolution: side of the square picture in pixels; the first of the config's by default.
 
     The reported azimuth, elevation and distance are those of the jittered position as seen from the origin.
     """
     count = views or config.views_per_step
-    size = resolution or config.resolution
+    size = resolution or config.resolution.at(0)
     low, high = config.azimuth_deg
     # One draw per equal sector: unbiased, and no two views of a batch fall on the same side.
     within = torch.rand(count, generator=generator)

@@ -118,6 +118,54 @@ def _telling_steps(*schedules: Schedule) -> list[int]:
     return sorted({0, *bends, *(longest * part // 64 for part in range(64))})
 
 
+class ConstantResolution(_Strict):
+    kind: Literal["constant"] = "constant"
+    value: int = Field(ge=8, le=2048)
+
+    @property
+    def largest(self) -> int:
+        return self.value
+
+    def at(self, step: int) -> int:
+        """Pixels at optimiser iteration `step` (any step: they never change)."""
+        return self.value
+
+
+class DoublingResolution(_Strict):
+    """`start` pixels, then twice, four times ... as many, up to `end`; each size for an equal part of `steps` iterations."""
+
+    kind: Literal["doubling"] = "doubling"
+    start: int = Field(ge=8, le=2048)
+    end: int = Field(ge=8, le=2048, description="start times a power of 2")
+    steps: int = Field(
+        gt=0, description="iterations by which the last part has passed; it goes on after them"
+    )
+
+    @model_validator(mode="after")
+    def _powers(self) -> DoublingResolution:
+        if self.start << self._doublings != self.end:
+            raise ValueError("an end that is start times a power of 2")
+        return self
+
+    @property
+    def _doublings(self) -> int:
+        return max(self.end // self.start, 1).bit_length() - 1
+
+    @property
+    def largest(self) -> int:
+        return self.end
+
+    def at(self, step: int) -> int:
+        """Pixels at optimiser iteration `step` >= 0."""
+        return self.start << min(step * (self._doublings + 1) // self.steps, self._doublings)
+
+
+Resolution = Annotated[
+    Annotated[ConstantResolution | DoublingResolution, Field(discriminator="kind")],
+    BeforeValidator(_number_is_constant),
+]
+
+
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError("two numbers, the smaller one first")
@@ -318,7 +366,7 @@ class CameraConfig(_Strict):
         default="sectors",
         description="views of a step: one at random in each sector, or at equal angles (MV-SDI)",
     )
-    resolution: int = Field(default=64, ge=8, le=2048)
+    resolution: Resolution = ConstantResolution(value=64)
     distance: PositiveRange = (1.0, 1.5)
     elevation_deg: ElevationRange = (-10.0, 90.0)
     uniform_area_probability: Fraction = Field(
@@ -411,7 +459,17 @@ class SDIConfig(_Strict):
 
     kind: Literal["sdi"] = "sdi"
     inversion_guidance_scale: float = Field(default=-7.5, description="s on the way to the noise")
-    inversion_steps: int = Field(default=10, ge=1, le=100, description="calls of the model on that way")
+    inversion_steps: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="calls of the model on the way to the last timestep; to another its share of them",
+    )
+    eta: Fraction = Field(default=0.0, description="random part of each of these steps; SDI's is 0.3")
+
+    def steps_to(self, share: float) -> int:
+        """Calls of the model on the way to a timestep, given as a share of the schedule's length."""
+        return max(1, int(self.inversion_steps * share + 1e-6))
 
 
 Objective = Annotated[SDSConfig | CSDConfig | SDIConfig, Field(discriminator="kind")]
@@ -434,7 +492,9 @@ class EmbeddingConfig(_Strict):
 class TinyAutoencoderConfig(_Strict):
     """A small encoder for the first part of a run (TAESD's layout); nothing for models without an autoencoder."""
 
-    model: str = Field(description="directory in diffusers' layout, or hub id, such as madebyollin/taesd")
+    model: str | None = Field(
+        default=None, description="directory in diffusers' layout, or hub id; None: the family's TAESD"
+    )
     steps: int = Field(gt=0, description="optimiser iterations before the model's own autoencoder takes over")
 
 
@@ -479,6 +539,8 @@ class GuidanceConfig(_Strict):
             raise ValueError("perp_neg with a view_prompts.rule other than none")
         if self.perp_neg and self.objective.kind == "csd":
             raise ValueError("perp_neg with objective.kind sds or sdi")
+        if self.guidance_rescale and self.objective.kind == "csd":
+            raise ValueError("guidance_rescale with objective.kind sds or sdi")
         return self
 
     @model_validator(mode="after")
@@ -518,6 +580,11 @@ class ClipConfig(_Strict):
     image: str | None = Field(default=None, description="example picture, counted as much as the text")
     view_images: ViewImagesConfig = ViewImagesConfig()
 
+    def mixes(self, steps: int) -> bool:
+        """Whether score distillation pulls beside it at any of so many iterations."""
+        # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
+        return any(self.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps))
+
 
 # ------------------------------------------------------------------------------------------------ training
 
@@ -544,6 +611,7 @@ class LossConfig(_Strict):
     orientation: Schedule = constant(0.0)
     opacity: Schedule = constant(0.0)
     entropy: Schedule = constant(0.0)
+    convexity: Schedule = constant(0.0)
     transmittance: Schedule = constant(0.0)
     transmittance_target: Schedule = Field(
         default=LinearSchedule(start=0.4, end=0.88, steps=500), description="share of light that may pass"
@@ -575,7 +643,7 @@ class PosedImagesConfig(_Strict):
     rays_per_step: int = Field(default=4096, ge=1, le=2**20)
 
 
-SPANNING_KINDS = ("linear", "sqrt", "dreamtime")
+SPANNING_KINDS = ("linear", "sqrt", "dreamtime", "doubling")
 
 
 def _spanning(data: object, steps: object) -> object:

@@ -81,7 +81,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes whatever YAML 1.1 or 1.2 would read as anything but text; lists and schedules take one line."""
 
     def represent_mapping(self, tag: Any, mapping: Any, flow_style: bool | None = None) -> Any:
-        one_line = mapping.get("kind") in ("linear", "sqrt", "warmup_cosine")
+        one_line = mapping.get("kind") in ("linear", "sqrt", "warmup_cosine", "doubling")
         return super().represent_mapping(tag, mapping, flow_style=one_line)
 
     def represent_str(self, data: str) -> Any:
@@ -404,6 +404,9 @@ def _range(path: tuple[str, ...], data: dict[str, Any]) -> str | None:
     """ "a number from 0 to 1", from the limits in the key's own declaration."""
     parent = _annotation(path[:-1], base_kind=data)
     fields = [m.model_fields[path[-1]] for m in _models(parent) if path[-1] in m.model_fields]
+    # A number that stands for a constant has the limits of its value.
+    numbers = [m for m in _models(_annotation(path, base_kind=data)) if _kind_of(m) == "constant"]
+    fields = [m.model_fields["value"] for m in numbers] or fields
     if not fields:
         return None
     limits = {}

@@ -288,3 +288,38 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert load_config(str(written(tmp_path, "empty.yaml", "# nothing\n"))) == ExperimentConfig()
+
+
+# --------------------------------------------------------------------------------------- sizes of pictures
+
+
+def test_pictures_double_in_equal_parts_of_the_run() -> None:
+    text = "cameras.resolution={kind: doubling, start: 64, end: 256, steps: 300}"
+    resolution = load_config("miniature", [text]).cameras.resolution
+    assert [resolution.at(step) for step in (0, 99, 100, 199, 200, 299, 300, 10_000)] == [
+        *(64, 64, 128, 128, 256, 256, 256, 256),
+    ]
+    assert resolution.largest == 256
+    assert load_config("miniature", ["cameras.resolution=48"]).cameras.resolution.at(7) == 48
+    spanning = ["cameras.resolution={kind: doubling, start: 64, end: 128}", "training.steps=50"]
+    over_the_run = load_config("miniature", spanning).cameras.resolution
+    assert [over_the_run.at(step) for step in (24, 25)] == [64, 128]
+    flat = load_config("miniature", ["cameras.resolution={kind: doubling, start: 64, end: 64, steps: 3}"])
+    assert flat.cameras.resolution.at(9) == 64
+    assert "resolution: 64\n" in dump_config(load_config("miniature"))
+    assert text.partition("=")[2] in dump_config(load_config("miniature", [text]))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{kind: doubling, start: 64, end: 200, steps: 10}", "expected an end that is start times a power of 2"),
+        ("{kind: doubling, start: 64, end: 32, steps: 10}", "expected an end that is start times a power of 2"),
+        ("4", "expected a number from 8 to 2048, got 4"),
+        ("{kind: twice, start: 64, end: 32, steps: 10}", "expected one of 'constant', 'doubling'"),
+        ("big", "cameras.resolution' .*expected a valid integer"),
+    ],
+)  # fmt: skip
+def test_a_wrong_size_is_told(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("miniature", [f"cameras.resolution={value}"])

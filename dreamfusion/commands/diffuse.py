@@ -123,7 +123,8 @@ def _render(request: DiffuseRequest, run: Any, device: str) -> Any:
     renderer, _ = load_view(run, device)
     cameras = run.config().cameras
     distance, fovy_deg = sum(cameras.distance) / 2, sum(cameras.fovy_deg) / 2
-    seen = orbit_cameras(request.azimuth_deg, request.elevation_deg, distance, fovy_deg, cameras.resolution)
+    side = cameras.resolution.largest
+    seen = orbit_cameras(request.azimuth_deg, request.elevation_deg, distance, fovy_deg, side)
     return renderer.render_image(seen.to(next(renderer.scene.parameters()).device)).rgb[0].clamp(0, 1)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
-from dreamfusion.config import ExperimentConfig
+from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError, OutputError
 from dreamfusion.progress import Bar, busy, event, notice, result
@@ -62,7 +63,7 @@ def train(request: TrainRequest) -> None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     _check_model(config)
     if not request.dry_run:
-        _check_personal(config)
+        _check_parts(config)
         from dreamfusion.runs.directory import check_writable
 
         check_writable(request.output)
@@ -110,7 +111,11 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
         _check_model(config)
     from dreamfusion.doctor import choose_device
 
-    train_run(run, config, choose_device(config.device), resume=True)
+    chosen = choose_device(config.device)
+    if config.data is None:
+        # What is free may be another amount than when the run began.
+        config = _planned(config, chosen)
+    train_run(run, config, chosen, resume=True)
 
 
 # --------------------------------------------------------------------------------------------- what is run
@@ -170,16 +175,26 @@ def _check_model(config: ExperimentConfig) -> None:
     tell_unknown_words(config.prompt, config.guidance.model)
 
 
-def _check_personal(config: ExperimentConfig) -> None:
-    """LoRAs and words that are not there, before a run is made; with a model that is still to be fetched, after it."""
+def _check_parts(config: ExperimentConfig) -> None:
+    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there, before a run is made.
+
+    What must fit a diffusion model that is still to be fetched is looked at after it.
+    """
     from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
     from dreamfusion.guidance.personal import check_personal
+    from dreamfusion.guidance.side_models import check_clip, tiny_autoencoder_directory
 
     guidance = config.guidance
+    if config.clip is not None:
+        check_clip(config.clip)
+        if not config.clip.mixes(config.training.steps):
+            return
     directory = find_model(guidance.model, single_file_config=guidance.single_file_config).directory
     if directory is not None:
-        check_personal(guidance.loras, guidance.embeddings, family_of(directory))
+        family = family_of(directory)
+        check_personal(guidance.loras, guidance.embeddings, family)
+        tiny_autoencoder_directory(guidance, family, directory)
 
 
 def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:
@@ -208,6 +223,8 @@ def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:
     """
     if config.vram_gb is None and device != "cuda":
         return config
+    if config.clip is not None and not config.clip.mixes(config.training.steps):
+        return config
     from dreamfusion.guidance.models import find_model
 
     model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
@@ -216,38 +233,58 @@ def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:
         return config
     import torch
 
-    from dreamfusion.guidance.costs import guidance_cost, native_image_size
+    from dreamfusion.guidance.costs import GuidanceCost, guidance_cost, native_image_size
+    from dreamfusion.training.footprint import RenderFootprint, expected_bytes, render_footprint
     from dreamfusion.training.memory import available_bytes, plan
 
-    directory = model.directory
     free = available_bytes(torch.device(device)) if config.vram_gb is None else config.vram_gb * 2**30
+    directory = model.directory
+
+    # Each rung of the ladder changes one of the two.
+    @cache
+    def of_guidance(guidance: GuidanceConfig, views: int) -> GuidanceCost:
+        return guidance_cost(guidance, directory, views, device)
+
+    @cache
+    def of_render(rendering: RenderingConfig, cameras: CameraConfig) -> RenderFootprint:
+        return render_footprint(config.model_copy(update={"rendering": rendering, "cameras": cameras}))
 
     def needed(tried: ExperimentConfig) -> int:
-        return guidance_cost(tried.guidance, directory, tried.cameras.views_per_step, device).memory_bytes
+        # Frozen models have a hash, which pydantic makes at run time.
+        guidance = of_guidance(tried.guidance, tried.cameras.views_per_step)  # pyright: ignore[reportArgumentType]
+        render = of_render(tried.rendering, tried.cameras)  # pyright: ignore[reportArgumentType]
+        return expected_bytes(guidance, render)
 
     size = config.guidance.image_size or native_image_size(directory)
-    planned, given_up = plan(config, size, int(free or 0), needed)
-    notice(f"memory: {needed(planned) / 2**30:.1f} GiB expected of {(free or 0) / 2**30:.1f}")
+    with busy("planning the memory"):
+        planned, given_up = plan(config, size, int(free or 0), needed)
+        told = needed(planned)
+    notice(f"memory: {told / 2**30:.1f} GiB expected of {(free or 0) / 2**30:.1f}")
     for text in given_up:
         notice(f"memory: {text}")
     return planned
 
 
 def _print_cost(config: ExperimentConfig, device: str) -> None:
-    """The guidance's work and memory, as comments; needs the model's settings on this machine, not its weights."""
+    """Work and memory of a step, as comments; needs the model's settings on this machine, not its weights."""
     from dreamfusion.guidance.models import find_model
 
+    if config.clip is not None and not config.clip.mixes(config.training.steps):
+        return
     model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
     if model.directory is None:
         print(f"# guidance: its cost is told once `dreamfusion models download {model.name}` has fetched it")
         return
     from dreamfusion.guidance.costs import guidance_cost
+    from dreamfusion.training.footprint import expected_bytes, render_footprint
 
     cost = guidance_cost(config.guidance, model.directory, config.cameras.views_per_step, device)
+    render = render_footprint(config)
     print(f"# guidance: {cost.unet_rows} rows of the UNet a step, {cost.flop / 1e12:.3g} TFLOP")
-    print(
-        f"# memory expected: {cost.memory_bytes / 2**30:.1f} GiB, of which weights {cost.weights_bytes / 2**30:.1f}"
-    )
+    gib = {"weights": cost.weights_bytes, "guidance": cost.peak_bytes - cost.weights_bytes,
+           "render": max(render.peak_bytes, render.kept_bytes), "scene": render.scene_bytes}  # fmt: skip
+    parts = ", ".join(f"{name} {value / 2**30:.1f}" for name, value in gib.items())
+    print(f"# memory expected: {expected_bytes(cost, render) / 2**30:.1f} GiB; at their peaks: {parts}")
 
 
 PROBE_STEPS = 10

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.errors import ModelNotFoundError
-from dreamfusion.guidance.models import package_directory
 from dreamfusion.guidance.quiet import quiet_libraries
+from dreamfusion.guidance.side_models import clip_directory
 
 # The numbers of PIL's filters, which preprocessor configs use.
 _RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
@@ -80,31 +79,6 @@ class ClipJudge:
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
 
-def _directory(path: Path | str | None) -> Path:
-    if path is None or path == "miniature":
-        return package_directory() / "miniature" / "clip"
-    directory = Path(path).expanduser()
-    if directory.exists() or not isinstance(path, str) or path.count("/") != 1:
-        return directory
-    from huggingface_hub import snapshot_download
-
-    wanted = [
-        "config.json",
-        "preprocessor_config.json",
-        "*token*",
-        "vocab.json",
-        "merges.txt",
-        "*.safetensors",
-    ]
-    try:
-        return Path(snapshot_download(path, allow_patterns=wanted))
-    except (OSError, ValueError) as error:  # the hub's own errors are of these two
-        raise ModelNotFoundError(
-            f"no CLIP {path!r}", expected="a directory, or a hub id in the cache or within reach",
-            got=str(error).splitlines()[0][:120],
-        ) from error  # fmt: skip
-
-
 def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
     """The CLIP in a directory of transformers' layout or of a hub id, in float32; None or "miniature": the package's own.
 
@@ -112,14 +86,7 @@ def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu"
     """
     from transformers import CLIPModel, CLIPTokenizer
 
-    directory = _directory(path)
-    for file in ("config.json", "preprocessor_config.json"):
-        if not (directory / file).is_file():
-            raise ModelNotFoundError(
-                f"no CLIP in {directory}",
-                expected=f"{file} and the files beside it",
-                hint="name another directory",
-            )
+    directory = clip_directory("miniature" if path is None else str(path))
     with quiet_libraries():
         model: Any = CLIPModel.from_pretrained(directory, local_files_only=True)
         tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)

@@ -174,8 +174,6 @@ def make_text_guidance(config: ExperimentConfig, device: torch.device | str) -> 
         return make_guidance(config.guidance, config.prompt, device)
     clip = ClipGuidance(config.clip, config.prompt, config.guidance.view_prompts, device)
     parts: list[tuple[Callable[[int], float], Any]] = [(config.clip.weight.at, clip)]
-    steps = config.training.steps
-    # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
-    if any(config.clip.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps)):
+    if config.clip.mixes(config.training.steps):
         parts.append((config.clip.sds_weight.at, make_guidance(config.guidance, config.prompt, device)))
     return MixedGuidance(parts)

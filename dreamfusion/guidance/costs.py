@@ -24,8 +24,6 @@ from dreamfusion.guidance.families import Family, check_supported, read_json
 from dreamfusion.guidance.precision import unet_dtype, vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 
-# A CUDA context and the caching allocator's slack, the scene, its optimiser, and 64x64 renders with their gradients.
-RESERVE_BYTES = 1 << 30
 # CLIP's, and what IF is given of T5's.
 TEXT_TOKENS = 77
 
@@ -38,7 +36,7 @@ class GuidanceCost:
         unet_rows: rows of the UNet in the step, over all its calls.
         flop: floating-point operations, two for a multiplication with its addition.
         weights_bytes: the UNet's and the autoencoder's.
-        peak_bytes: the most that is alive at once, weights included; without `RESERVE_BYTES`.
+        peak_bytes: the most that is alive at once, weights included.
     """
 
     unet_rows: int
@@ -46,33 +44,47 @@ class GuidanceCost:
     weights_bytes: int
     peak_bytes: int
 
-    @property
-    def memory_bytes(self) -> int:
-        """What the whole program is expected to take on its device."""
-        return self.peak_bytes + RESERVE_BYTES
 
+class LiveBytes(TorchDispatchMode):
+    """Follows the storages that operations make within it.
 
-class _LiveBytes(TorchDispatchMode):
-    """The bytes of all storages that operations made and that are still alive, and their peak."""
+    Attributes:
+        peak: bytes of the most that was alive at once, to a percent: looking which are still there takes longer than
+            an operation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._at_most = self.peak = 0
+
+    @property
+    def alive(self) -> int:
+        """Bytes of the storages that are still there."""
+        self._made = {key: entry for key, entry in self._made.items() if not entry[0].expired()}
+        self._at_most = sum(size for _, size in self._made.values())
+        return self._at_most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
-                self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                entry = self._made.get(storage._cdata)
+                # A storage may lie where one has lain that is gone.
+                if entry is None or entry[0].expired():
+                    self._at_most += storage.nbytes() - (0 if entry is None else entry[1])
+                    self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        if self._at_most > 1.01 * self.peak:
+            self.peak = max(self.peak, self.alive)
         return result
 
 
 def rows_of_step(config: GuidanceConfig, views: int) -> list[int]:
-    """Rows of the UNet in each of its calls for one step, as the objective and its options need them."""
+    """Rows of the UNet in each of its calls for one step, as the objective and its options need them.
+
+    Of the first step, whose timesteps are the largest: SDI inverts less from smaller ones.
+    """
     plain = views if config.guidance_scale == 1.0 else 2 * views
     last = 4 * views if config.perp_neg else plain
     objective = config.objective
@@ -84,7 +96,7 @@ def rows_of_step(config: GuidanceConfig, views: int) -> list[int]:
             return [views * (2 if shares <= {0.0, 1.0} else 3)]
         case "sdi":
             inverting = views if objective.inversion_guidance_scale == 1.0 else 2 * views
-            return [inverting] * objective.inversion_steps + [last]
+            return [inverting] * objective.steps_to(config.timestep_max.at(0)) + [last]
 
 
 def guidance_cost(
@@ -100,7 +112,7 @@ def guidance_cost(
     parts = [part for part in (unet, vae) if part is not None]
     weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     rows = rows_of_step(config, views)
-    live, counter = _LiveBytes(), FlopCounterMode(display=False)
+    live, counter = LiveBytes(), FlopCounterMode(display=False)
     with counter, live:
         if config.slices:
             calls = [1] * sum(rows)

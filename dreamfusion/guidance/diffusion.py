@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.profiler import record_function
 
-from dreamfusion.config import GuidanceConfig
+from dreamfusion.config import GuidanceConfig, SDIConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.loading import load_part
@@ -152,7 +152,9 @@ class DiffusionGuidance(ABC):
             latents = self.encode_at(images, step)
         timesteps = self.timesteps_at(step, len(images), timestep_generator)
         noise = torch.randn(latents.shape, generator=noise_generator).to(latents)
-        gradient = self.gradient(latents.detach(), noise, timesteps, azimuth_deg, elevation_deg, step)
+        gradient = self.gradient(
+            latents.detach(), noise, timesteps, azimuth_deg, elevation_deg, step, noise_generator
+        )
         norm = gradient.flatten(1).norm(dim=1).mean().item()
         return GuidanceOutput(sds_loss(latents, gradient), norm, timesteps, latents.detach())
 
@@ -177,8 +179,12 @@ class DiffusionGuidance(ABC):
         azimuth_deg: Float[Tensor, " b"],
         elevation_deg: Float[Tensor, " b"],
         step: int,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The pull on the latents, not normalised, of the objective in the config."""
+        """The pull on the latents, not normalised, of the objective in the config.
+
+        What an objective draws beside `noise` comes from `generator`, or from torch's own without one.
+        """
         config, objective = self.config, self.config.objective
         cond, uncond = self.embeddings_of_views(azimuth_deg, elevation_deg)
         if objective.kind == "csd":
@@ -189,15 +195,7 @@ class DiffusionGuidance(ABC):
                 config.guidance_scale, config.weighting,
             )  # fmt: skip
         if objective.kind == "sdi":
-            scale, steps = objective.inversion_guidance_scale, objective.inversion_steps
-            with record_function("guidance.unet"):
-                noise = inverted_noise(
-                    lambda noisy, t: guided_output(self.denoise, noisy, t, cond, uncond, scale),
-                    self.schedule,
-                    latents,
-                    timesteps,
-                    steps,
-                )
+            noise = self._inverted(objective, latents, timesteps, cond, uncond, generator)
         if config.perp_neg:
             prediction = self._perp_neg(azimuth_deg, elevation_deg, uncond)
             return distil(prediction, self.schedule, latents, noise, timesteps, config.weighting)
@@ -205,6 +203,27 @@ class DiffusionGuidance(ABC):
             self.denoise, self.schedule, latents, noise, timesteps, cond, uncond,
             config.guidance_scale, config.weighting, config.guidance_rescale,
         )  # fmt: skip
+
+    def _inverted(
+        self,
+        objective: SDIConfig,
+        latents: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, " b"],
+        cond: TextEmbeddings,
+        uncond: TextEmbeddings,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """SDI's noise; its random part is drawn from `generator`, the CPU's."""
+        steps = objective.steps_to((int(timesteps.max()) + 1) / self.schedule.num_train_timesteps)
+        drawn = None
+        if objective.eta:
+            drawn = torch.randn(steps, *latents.shape, generator=generator).to(latents)
+        scale = objective.inversion_guidance_scale
+        with record_function("guidance.unet"):
+            return inverted_noise(
+                lambda noisy, t: guided_output(self.denoise, noisy, t, cond, uncond, scale),
+                self.schedule, latents, timesteps, steps, objective.eta, drawn,
+            )  # fmt: skip
 
     def _perp_neg(
         self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], uncond: TextEmbeddings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from dreamfusion.config import GuidanceConfig
@@ -23,6 +25,8 @@ def make_guidance(
     device = torch.device(device)
     found = find_model(config.model, single_file_config=config.single_file_config)
     directory = fetch_model(found, half_precision=unet_dtype(config.dtype, device) == torch.float16)
+    # In the hub's cache the directory's name is the commit.
+    logging.getLogger("dreamfusion").info("model %s is %s", config.model, directory)
     match check_supported(directory):
         case "stable-diffusion":
             return StableDiffusionGuidance(config, prompt, device, directory)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dreamfusion.errors import ModelUnsupportedError
+from dreamfusion.guidance.families import read_json
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.weight_files import weights_variant
+
+_PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel", "T5EncoderModel"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+}
 
 
 def part_class(component: str, class_name: str) -> Any:
@@ -17,13 +26,8 @@ def part_class(component: str, class_name: str) -> Any:
     import diffusers
     import transformers
 
-    known: dict[str, tuple[Any, tuple[str, ...]]] = {
-        "unet": (diffusers, ("UNet2DConditionModel",)),
-        "vae": (diffusers, ("AutoencoderKL",)),
-        "text_encoder": (transformers, ("CLIPTextModel", "T5EncoderModel")),
-        "text_encoder_2": (transformers, ("CLIPTextModelWithProjection",)),
-    }
-    library, names = known[component]
+    library = transformers if component.startswith("text_encoder") else diffusers
+    names = _PARTS[component]
     return getattr(library, class_name if class_name in names else names[0])
 
 
@@ -66,3 +70,43 @@ def load_part(
             hint="config.json and weights belong to different models, or the download is broken",
         )
     return model if encoder else model.to(memory_format=torch.channels_last)
+
+
+def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:
+    """What is wrong inside safetensors files of a checkpoint: shapes that the settings do not have, numbers that are none."""
+    from safetensors import safe_open
+
+    found = []
+    wanted: dict[str, dict[str, torch.Size]] = {}
+    for file in files:
+        component = file.parent.name
+        if component not in wanted:
+            wanted[component] = _shapes_by_settings(file.parent, component)
+        name = str(file.relative_to(directory))
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_tensor(key)
+                shape = wanted[component].get(key)
+                if shape is not None and tensor.shape != shape:
+                    found.append(
+                        f"{name} has {key} of shape {tuple(tensor.shape)}, its config.json asks for {tuple(shape)}"
+                    )
+                    break
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    found.append(f"{name} has numbers in {key} that are not finite")
+                    break
+    return found
+
+
+def _shapes_by_settings(folder: Path, component: str) -> dict[str, torch.Size]:
+    """Names and shapes of the weights that a part's config.json describes; empty where there is no such part."""
+    if component not in _PARTS or not (folder / "config.json").is_file():
+        return {}
+    settings = read_json(folder / "config.json")
+    part = part_class(component, (settings.get("architectures") or [""])[0])
+    with quiet_libraries(), torch.device("meta"):
+        if component.startswith("text_encoder"):
+            model = part(part.config_class.from_dict(settings))
+        else:
+            model = part.from_config(settings)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -1,9 +1,9 @@
 """Which checkpoint a name means, whether it is here, and whether score distillation can use it.
 
 A name is an alias of `models.yaml` (`miniature`, `sd-1.5`, ...), a directory in diffusers' layout, a single safetensors
-file, or a hub id (`owner/name` or `owner/name@revision`). `find_model` answers in the first second: it reads a few JSON
-files and headers, no weights, and loads no torch. The network is reached by `fetch_model` only, or when probing is
-asked for.
+file, or a hub id (`owner/name`); an alias or a hub id may end in `@revision`, a branch, a tag or a commit. `find_model`
+answers in the first second: it reads a few JSON files and headers, no weights, and loads no torch. The network is
+reached by `fetch_model` only, or when probing is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from dreamfusion.errors import DreamfusionError, ModelNotFoundError, ModelUnsupportedError
 from dreamfusion.guidance.families import LAYOUTS, check_supported, family_of, missing_files
 from dreamfusion.guidance.single_file import convert, converted_directory, identify
-from dreamfusion.guidance.weight_files import VARIANTS, hub_checksum_fault, weight_names
+from dreamfusion.guidance.weight_files import VARIANTS, checksum_fault, weight_names
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
@@ -61,24 +61,27 @@ def aliases() -> dict[str, dict[str, Any]]:
 def find_model(name: str, probe_hub: bool = False, single_file_config: str | None = None) -> ResolvedModel:
     """Say where the model `name` is, without reading a weight.
 
-    Aliases come first, then directories and single files, then hub ids, whose local cache is looked at. With `probe_hub`
+    Aliases come first, then directories and single files, then hub ids, whose local cache is looked at. A revision may
+    follow an alias or a hub id after an @. With `probe_hub`
     the hub is asked whether it holds what the cache lacks; without, that is left to `fetch_model`, unless HF_HUB_OFFLINE
     is set. `single_file_config` names the model whose settings a single file is read with; None: told from the file.
 
     Raises ModelNotFoundError with the list of what was tried, ModelUnsupportedError for a checkpoint that is there
     but cannot be distilled.
     """
-    alias = aliases().get(name)
-    if alias is not None and "directory" in alias:
+    short, at, revision = name.partition("@")
+    alias = aliases().get(short)
+    if alias is not None and "directory" in alias and not at:
         return _in_directory(name, package_directory() / alias["directory"])
-    if alias is not None:
-        return _on_hub(name, alias["mirrors"], probe_hub)
+    if alias is not None and "mirrors" in alias:
+        mirrors = [pinned(mirror, revision) for mirror in alias["mirrors"]]
+        return _on_hub(name, mirrors, probe_hub)
     path = Path(name).expanduser()
     if path.is_dir():
         return _in_directory(name, path)
     if path.is_file():
         return _in_single_file(name, path, single_file_config)
-    if _HUB_ID.fullmatch(name) and not name.startswith((".", "~")):
+    if is_hub_id(name):
         return _on_hub(name, [name], probe_hub, tried=[f"directory {path}: not there"])
     raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {path}: not there"])
 
@@ -114,28 +117,42 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
         directory = _download(hub_id, half_precision, tried)
         if directory is not None:
             return directory
-    raise _not_found(model.name, tried)
+    raise _not_found(model.name, tried, asked=True)
 
 
 def verify_model(name: str) -> list[str]:
     """What is wrong with the files of a model that is on this machine, one line each; empty when nothing is.
 
-    Beside what `find_model` looks at, each file of the hub's cache is read and compared with its SHA-256.
+    Beside what `find_model` looks at, every file is read. One that came from the hub is compared with the checksum that
+    it was downloaded with; of weights without one the shapes are compared with the settings', and every number must be finite.
 
     Raises ModelNotFoundError when it is not here, ModelUnsupportedError when it cannot be distilled.
     """
     model = find_model(name)
     if model.directory is None:
         raise _not_found(name, list(model.tried))
-    files = sorted(f for f in model.directory.rglob("*") if f.is_file())
-    faults = ((file, hub_checksum_fault(file)) for file in files)
-    return [f"{file.relative_to(model.directory)} {fault}" for file, fault in faults if fault is not None]
+    directory = model.directory
+    files = [
+        f for f in directory.rglob("*") if f.is_file() and ".cache" not in f.relative_to(directory).parts
+    ]
+    found = {file: checksum_fault(file, directory) for file in sorted(files)}
+    faults = [f"{file.relative_to(directory)} {fault}" for file, fault in found.items() if fault]
+    unknown = [file for file, fault in found.items() if fault is None and file.suffix == ".safetensors"]
+    if unknown:
+        from dreamfusion.guidance.loading import contents_faults
+
+        faults += contents_faults(directory, unknown)
+    return faults
 
 
 def _in_directory(name: str, directory: Path) -> ResolvedModel:
     missing = missing_files(directory)
     if missing:
-        raise _not_found(name, [f"directory {directory}: lacks {', '.join(missing)}"])
+        raise ModelNotFoundError(
+            f"there is no whole model in {directory}: it lacks {', '.join(missing)}",
+            hint="fetch it again, or name another: an alias of `dreamfusion models list`, a directory in diffusers' layout, "
+            "a safetensors file, or a hub id",
+        )
     check_supported(directory)
     return ResolvedModel(name, directory, tried=(f"directory {directory}",))
 
@@ -205,7 +222,7 @@ def _on_hub(name: str, hub_ids: list[str], probe_hub: bool, tried: list[str] | N
 def _cached_directory(hub_id: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    repo, revision = _split(hub_id)
+    repo, revision = split_hub_id(hub_id)
     cached = try_to_load_from_cache(repo, "model_index.json", revision=revision)
     return Path(cached).parent if isinstance(cached, str) else None
 
@@ -213,11 +230,11 @@ def _cached_directory(hub_id: str) -> Path | None:
 def _repository_exists(hub_id: str, tried: list[str]) -> bool:
     from huggingface_hub import HfApi
 
-    repo, revision = _split(hub_id)
+    repo, revision = split_hub_id(hub_id)
     try:
         HfApi().model_info(repo, revision=revision, timeout=3.0)
     except Exception as error:  # its class depends on which HTTP client this hub version uses
-        tried.append(f"hub {hub_id}: {_reason(error, hub_id)}")
+        tried.append(f"hub {hub_id}: {hub_reason(error, hub_id)}")
         return False
     return True
 
@@ -225,7 +242,7 @@ def _repository_exists(hub_id: str, tried: list[str]) -> bool:
 def _download(hub_id: str, half_precision: bool, tried: list[str], weights: bool = True) -> Path | None:
     from huggingface_hub import HfApi, snapshot_download
 
-    repo, revision = _split(hub_id)
+    repo, revision = split_hub_id(hub_id)
     try:
         files = {
             s.rfilename for s in HfApi().model_info(repo, revision=revision, timeout=10.0).siblings or ()
@@ -241,7 +258,7 @@ def _download(hub_id: str, half_precision: bool, tried: list[str], weights: bool
     except DreamfusionError:
         raise
     except Exception as error:  # its class depends on which HTTP client this hub version uses
-        tried.append(f"hub {hub_id}: {_reason(error, hub_id)}")
+        tried.append(f"hub {hub_id}: {hub_reason(error, hub_id)}")
         return None
     missing = missing_files(directory)
     if missing:
@@ -265,17 +282,23 @@ def _choose_weights(files: set[str], component: str, half_precision: bool) -> li
     return []
 
 
-def _not_found(name: str, tried: list[str], offline: bool = False) -> ModelNotFoundError:
-    close = difflib.get_close_matches(name, aliases(), n=1)
-    fetch = f"`dreamfusion models download {shlex.quote(name)}` fetches it"
-    if name in aliases() or _HUB_ID.fullmatch(name):
+def _not_found(name: str, tried: list[str], offline: bool = False, asked: bool = False) -> ModelNotFoundError:
+    """What to do depends on whether the hub was `asked`, or may not be."""
+    short = name.partition("@")[0]
+    close = difflib.get_close_matches(short, aliases(), n=1)
+    fetch = f"run `dreamfusion models download {shlex.quote(name)}`"
+    if asked:
+        hint = (
+            "look at the network and the name; or name a directory in diffusers' layout or a safetensors file"
+        )
+    elif short in aliases() or is_hub_id(name):
         hint = f"{fetch}; or name a directory in diffusers' layout or a safetensors file"
     else:
         hint = f"name one of {', '.join(aliases())}, a directory in diffusers' layout, a safetensors file, or a hub id"
-    if close and close[0] != name:
+    if close and close[0] != short:
         hint = f"did you mean '{close[0]}'? {hint}"
     if offline:
-        hint = f"HF_HUB_OFFLINE is set: unset it, then {hint}"
+        hint = f"HF_HUB_OFFLINE is set: unset it and {hint}"
     return ModelNotFoundError(f"model '{name}' was not found; tried: {'; '.join(tried)}", hint=hint)
 
 
@@ -285,18 +308,32 @@ def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _split(hub_id: str) -> tuple[str, str | None]:
+def is_hub_id(name: str) -> bool:
+    """Whether a name looks like `owner/name` or `owner/name@revision`; a path that begins like one is none."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.startswith((".", "~"))
+
+
+def pinned(hub_id: str, revision: str) -> str:
+    """The repository at `revision`, if that is not empty; else as it is."""
+    return f"{split_hub_id(hub_id)[0]}@{revision}" if revision else hub_id
+
+
+def split_hub_id(hub_id: str) -> tuple[str, str | None]:
+    """The repository and the revision after an @, a branch, a tag or a commit; None is the main branch."""
     repo, _, revision = hub_id.partition("@")
     return repo, revision or None
 
 
-def _reason(error: Exception, hub_id: str) -> str:
+def hub_reason(error: Exception, hub_id: str) -> str:
+    """Why the hub did not give a repository, in one line; for a gated one, what to do."""
     from huggingface_hub.errors import GatedRepoError
 
     if isinstance(error, GatedRepoError):
-        repo, _ = _split(hub_id)
+        repo, _ = split_hub_id(hub_id)
         return (
             f"gated: accept its licence at https://huggingface.co/{repo} and put a token into HF_TOKEN, "
             "or run `hf auth login`"
         )
+    if _offline():
+        return "HF_HUB_OFFLINE is set"
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"

@@ -158,6 +158,6 @@ def _one_line(file: str, what: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelUnsupportedError(
             f"the {what} in {file} does not fit the model",
-            got=(lines or [type(error).__name__])[-1][:160],
+            got=(lines or [type(error).__name__])[-1][:160].rstrip("."),
             hint="it must have been trained on a model of the same family",
         ) from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within it both libraries log errors only and draw no bars; what was set before is put back.
+    """Within it both libraries log nothing and draw no bars; what was set before is put back.
 
-    Their advice is for people who call them; ours cannot act on it. Errors are exceptions and still come through.
+    Their advice is for people who call them; ours cannot act on it. Errors are exceptions and still come through, and some are
+    logged beside.
     """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -18,7 +20,7 @@ def quiet_libraries() -> Iterator[None]:
     libraries = (diffusers_logging, transformers_logging)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
-        library.set_verbosity_error()
+        library.set_verbosity(logging.CRITICAL)
         library.disable_progress_bar()
     try:
         yield

@@ -197,12 +197,19 @@ def inverted_noise(
     latents: Float[Tensor, "b c h w"],
     timesteps: Int[Tensor, " b"],
     steps: int,
+    eta: float = 0.0,
+    noise: Float[Tensor, "steps b c h w"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """The noise that DDIM inversion puts into the latents on their way to `timesteps` (SDI, arXiv 2405.15891, sec. 4).
 
-    From the clean latents in `steps` equal steps of the timestep (each view has its own), deterministic DDIM backwards
-    (arXiv 2010.02502, eq. 13), the model being asked at the timestep that a step ends at, as diffusers'
+    From the clean latents in `steps` equal steps of the timestep (each view has its own), DDIM backwards
+    (arXiv 2010.02502, eq. 12), the model being asked at the timestep that a step ends at, as diffusers'
     DDIMInverseScheduler does.
+
+    Args:
+        eta: random part of each step, as a share of what the forward process itself has between the two timesteps
+            (the same paper's eq. 16); 0: the inversion is deterministic.
+        noise: for that part, unit normal, one a step; it is added to what DDIM arrives at, as SDI's public code does.
     """
     noisy = latents
     signal, noise_std = torch.ones_like(latents[:, :1, :1, :1]), torch.zeros_like(latents[:, :1, :1, :1])
@@ -210,8 +217,11 @@ def inverted_noise(
         ends = torch.div(timesteps * index, steps, rounding_mode="floor")
         eps = schedule.to_epsilon(prediction(noisy, ends), noisy, ends)
         clean = (noisy - noise_std * eps) / signal
-        signal, noise_std = schedule.signal_and_noise_std(ends, latents)
+        before, (signal, noise_std) = (signal, noise_std), schedule.signal_and_noise_std(ends, latents)
         noisy = signal * clean + noise_std * eps
+        if eta and noise is not None:
+            lost = (1.0 - (signal / before[0]).square()).clamp(min=0.0).sqrt()
+            noisy = noisy + eta * (before[1] / noise_std) * lost * noise[index - 1]
     return (noisy - signal * latents) / noise_std
 
 

@@ -16,6 +16,7 @@ from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, spelled_out
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
+from dreamfusion.guidance.side_models import tiny_autoencoder_directory
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
 from dreamfusion.guidance.tiny_autoencoder import load_tiny_autoencoder
 
@@ -26,10 +27,10 @@ class StableDiffusionGuidance(DiffusionGuidance):
     def _load_autoencoder(self) -> None:
         self.vae_dtype = vae_dtype(self.dtype, self.device)
         self.vae = load_part(self.directory, "vae", self.vae_dtype, self.device)
-        tiny = self.config.tiny_autoencoder
+        tiny = tiny_autoencoder_directory(self.config, self.family, self.directory)
         self.tiny_vae: Any = None
         if tiny is not None:
-            self.tiny_vae = load_tiny_autoencoder(tiny.model, self.vae, self.vae_dtype, self.device)
+            self.tiny_vae = load_tiny_autoencoder(tiny, self.vae_dtype, self.device)
 
     @property
     def latent_scale(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 VARIANTS: tuple[str | None, ...] = (None, "fp16")
 # A header names a few thousand tensors; more than this is not a safetensors file.
 _MAX_HEADER_BYTES = 100_000_000
+_CHECKSUM = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def weight_names(component: str, variant: str | None) -> list[str]:
@@ -102,13 +103,26 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in _header(file)[0].items()}
 
 
-def hub_checksum_fault(file: Path) -> str | None:
-    """Compare a file of the hub's cache with the SHA-256 that it is stored under; None if equal or not stored so."""
-    name = file.resolve().name
-    if not re.fullmatch(r"[0-9a-f]{64}", name):
-        return None
-    digest = hashlib.sha256()
+def checksum_fault(file: Path, directory: Path) -> str | None:
+    """Compare a file with the checksum that the hub gave it: "" when equal, None when there is none, else what is wrong.
+
+    The hub's cache names files by it; a folder that the hub's client downloaded into keeps it under .cache/huggingface. It is the
+    SHA-256 of large files, and git's SHA-1 of small ones.
+    """
+    wanted = file.resolve().name
+    if not _CHECKSUM.fullmatch(wanted):
+        note = directory / ".cache" / "huggingface" / "download" / f"{file.relative_to(directory)}.metadata"
+        try:
+            wanted = note.read_text(encoding="utf-8").split()[1]
+        except (OSError, ValueError, IndexError):
+            return None
+        if not _CHECKSUM.fullmatch(wanted):
+            return None
+    if len(wanted) == 64:
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 22):
             digest.update(chunk)
-    return None if digest.hexdigest() == name else "does not have the contents that it was downloaded with"
+    return "" if digest.hexdigest() == wanted else "does not have the contents that it was downloaded with"

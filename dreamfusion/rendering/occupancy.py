@@ -55,6 +55,12 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("_norms_in_ball", norms[touching], persistent=False)
 
     @property
+    def points_at_once(self) -> int:
+        """The most points that a look at the field asks about in one call."""
+        nodes = (2 * self.config.resolution + 1) ** 3
+        return min(_POINTS_AT_ONCE, max(nodes, len(self._cells_in_ball)))
+
+    @property
     def occupied_share(self) -> float:
         """The share of the ball's cells that are occupied, 0 .. 1."""
         return self.occupied_cells[self._cells_in_ball].float().mean().item()
@@ -78,8 +84,10 @@ class OccupancyGrid(nn.Module):
             least, greatest = (torch.cat(parts)[inside] for parts in zip(*slabs, strict=True))
             drawn = self._at_random_points(field, generator)
             seen = torch.maximum(greatest, drawn)
-            self.densities[inside] = torch.maximum(self.densities[inside] * self.config.decay, seen)
-            self.least_densities[inside] = torch.minimum(least, drawn)
+            aged = torch.maximum(self.densities[inside] * self.config.decay, seen)
+            least = torch.minimum(least, drawn)
+            # Written once both are there: an update that runs out of memory has changed nothing.
+            self.densities[inside], self.least_densities[inside] = aged, least
             if step >= self.config.warmup_steps:
                 self._classify()
         return True

@@ -201,6 +201,17 @@ class Renderer(nn.Module):
         parts = [checkpoint(self.scene.field, part, use_reentrant=False) for part in positions.split(chunk)]
         return FieldOutput(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(FieldOutput)))
 
+    def _dense_normals(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """The density's normals at samples that matter; in chunks like `_query`."""
+
+        def normals(part: Tensor) -> Tensor:
+            return density_normals(self.scene.field, part, self.scene.normals_config)
+
+        chunk = self.config.field_chunk
+        if chunk is None or len(positions) <= chunk or not torch.is_grad_enabled():
+            return normals(positions)
+        return torch.cat([checkpoint(normals, part, use_reentrant=False) for part in positions.split(chunk)])
+
     def _look(self, rays: _Rays, shading: ShadingSample, with_normals: bool) -> _Seen:
         """What can be seen, without gradients."""
         # The grid's memory of what is solid may be old, and a picture is to be right: rays end by the field itself.
@@ -261,9 +272,7 @@ class Renderer(nn.Module):
         matter = (weights.detach() >= _MIN_WEIGHT_FOR_NORMALS).nonzero()[:, 0]
         if len(matter) == 0:
             return -rays_d
-        found = density_normals(
-            self.scene.field, positions.index_select(0, matter), self.scene.normals_config
-        )
+        found = self._dense_normals(positions.index_select(0, matter))
         return (-rays_d).index_copy(0, matter, found)
 
 

@@ -6,6 +6,7 @@ All are means over rays, so their weights carry over to any resolution and numbe
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -61,13 +62,43 @@ def transmittance_loss(opacity: Float[Tensor, "*rays"], target: float) -> Float[
     return -(1.0 - opacity).mean().clamp(max=target)
 
 
+def convexity_loss(
+    normals: Float[Tensor, "b h w 3"],
+    opacity: Float[Tensor, "b h w"],
+    c2w: Float[Tensor, "b 4 4"],
+    side: int = 8,
+) -> Float[Tensor, ""]:
+    """Minus how far normals turn outwards from one place of a coarse picture to the next (SDI, arXiv 2405.15891, app.).
+
+    The normals are averaged to `side` x `side` places, where a surface that bulges has its normal turn to the right from left
+    to right, and downwards from top to bottom; hollows turn the other way. Mean over both directions of the sine of
+    the turn, as measured around the camera's own axes: the public code takes a fixed axis of the world.
+
+    Args:
+        normals: unit, outward, world frame; 0 where nothing is seen.
+        opacity: what the normals are weighted with, without gradient: or it would be cheapest to see more.
+        c2w: camera to world.
+    """
+    weighted = (normals * opacity.detach()[..., None]).permute(0, 3, 1, 2)
+    coarse = F.adaptive_avg_pool2d(weighted, side).permute(0, 2, 3, 1)
+    right, up = c2w[:, None, None, :3, 0], c2w[:, None, None, :3, 1]
+    across = (torch.linalg.cross(coarse[:, :, :-1], coarse[:, :, 1:]) * up).sum(dim=-1)
+    down = (torch.linalg.cross(coarse[:, :-1], coarse[:, 1:]) * right).sum(dim=-1)
+    return -(across.mean() + down.mean())
+
+
+def needs_normals(config: LossConfig, step: int) -> bool:
+    """Whether a loss at optimiser iteration `step` looks at normals."""
+    return config.orientation.at(step) != 0.0 or config.convexity.at(step) != 0.0
+
+
 def weighted_losses(
-    config: LossConfig, output: RenderOutput, step: int
+    config: LossConfig, output: RenderOutput, c2w: Float[Tensor, "b 4 4"], step: int
 ) -> dict[str, tuple[float, Float[Tensor, ""]]]:
     """Name to (weight, loss) of each loss whose weight is not 0 at optimiser iteration `step`.
 
     Raises:
-        ValueError: the orientation loss is wanted and `output` was rendered without normals.
+        ValueError: a loss that looks at normals is wanted and `output` was rendered without.
     """
     found: dict[str, tuple[float, Tensor]] = {}
     if (weight := config.orientation.at(step)) != 0.0:
@@ -82,6 +113,10 @@ def weighted_losses(
         found["opacity"] = (weight, opacity_loss(output.opacity))
     if (weight := config.entropy.at(step)) != 0.0:
         found["entropy"] = (weight, entropy_loss(output.opacity))
+    if (weight := config.convexity.at(step)) != 0.0:
+        if output.normals is None:
+            raise ValueError("the convexity loss needs normals: render with_normals=True")
+        found["convexity"] = (weight, convexity_loss(output.normals, output.opacity, c2w))
     if (weight := config.transmittance.at(step)) != 0.0:
         target = config.transmittance_target.at(step)
         found["transmittance"] = (weight, transmittance_loss(output.opacity, target))

@@ -4,7 +4,8 @@
     2  the guidance in slices: one row of the UNet at a time, and        slower, the same pull
        the autoencoder's inside computed again on the way back
     3  one view a step                                                   noisier
-    4  three quarters, then half of the guidance's image size            coarser
+    4  renders of half the side, and half again, down to 64              coarser
+    5  three quarters, then half of the guidance's image size            coarser
 
 Each rung keeps those above it. A run is planned by the same ladder before it starts, where the memory is known.
 """
@@ -15,12 +16,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dreamfusion.config import ExperimentConfig
+from dreamfusion.config import ConstantResolution, ExperimentConfig, Resolution
 from dreamfusion.errors import OutOfMemoryError
 
 FIELD_CHUNK = 1 << 16
 # What every model's sizes are multiples of: eight pixels a latent, three halvings in the UNet.
 _SIZE_STEP = 64
+_LEAST_RENDER = 64
 
 
 def rungs(config: ExperimentConfig, image_size: int | None) -> Iterator[tuple[str, ExperimentConfig]]:
@@ -43,6 +45,9 @@ def rungs(config: ExperimentConfig, image_size: int | None) -> Iterator[tuple[st
     if config.cameras.views_per_step > 1:
         config = changed("cameras", views_per_step=1)
         yield "one view a step", config
+    while (halved := _halved(config.cameras.resolution)) is not None:
+        config = changed("cameras", resolution=halved)
+        yield f"renders of {halved.largest}", config
     if image_size is None:
         return
     for share in (0.75, 0.5):
@@ -50,6 +55,20 @@ def rungs(config: ExperimentConfig, image_size: int | None) -> Iterator[tuple[st
         if 0 < size < image_size:
             config = changed("guidance", image_size=size)
             yield f"pictures of {size} for the guidance", config
+
+
+def _halved(resolution: Resolution) -> Resolution | None:
+    """The same schedule up to half the side; None where that would be less than 64."""
+    side = resolution.largest // 2
+    if side < _LEAST_RENDER:
+        return None
+    if resolution.kind == "doubling" and resolution.start < side:
+        # The sizes that are left keep their parts of the run.
+        parts = (resolution.end // resolution.start).bit_length()
+        return resolution.model_copy(
+            update={"end": side, "steps": max(1, resolution.steps * (parts - 1) // parts)}
+        )
+    return ConstantResolution(value=side)
 
 
 def plan(

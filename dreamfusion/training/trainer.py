@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ from dreamfusion.rendering.shading import ShadingSample, sample_shading
 from dreamfusion.scene.scene import make_scene
 from dreamfusion.training.collapse import CollapseWatch
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
-from dreamfusion.training.losses import total_loss, weighted_losses
+from dreamfusion.training.losses import needs_normals, total_loss, weighted_losses
 from dreamfusion.training.memory import is_out_of_memory, release, rungs
 from dreamfusion.training.optimizer import SceneOptimizer
 from dreamfusion.training.photographs import Photographs, PhotometricPull
@@ -35,6 +35,8 @@ from dreamfusion.training.randomness import (
     make_generators,
     restore_generators,
 )
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -189,10 +191,17 @@ class Trainer:
             CollapseError: the scene can no longer become an object; the step counts as done.
             OutOfMemoryError: there is nothing left to give up.
         """
+        watch = _Stopwatch(self.device)
+        self.scene.set_step(self.step)
+        # Apart from the rest, which is taken again without it: a second look would age the grid twice.
+        self._retried(lambda: self.renderer.update_occupancy(self.step, self.generators["occupancy"]))
+        return self._retried(lambda: self._train_step(watch))
+
+    def _retried(self, part: Callable[[], T]) -> T:
         while True:
             states = generator_states(self.generators)
             try:
-                return self._train_step()
+                return part()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -217,9 +226,8 @@ class Trainer:
             reconfigure(self.config.guidance)
         self.notices.append(f"out of memory at step {self.step}: going on with {text}")
 
-    def _train_step(self) -> StepMetrics:
+    def _train_step(self, watch: _Stopwatch) -> StepMetrics:
         step, generators = self.step, self.generators
-        watch = _Stopwatch(self.device)
         cameras, pixels = self._views()
         shading = sample_shading(
             self.config.rendering.shading, cameras, step, generators["shading"], self.scene.radius
@@ -228,7 +236,7 @@ class Trainer:
         watch.lap("render")
         pull = self._pull(output, cameras, pixels)
         watch.lap("guidance")
-        weighted = weighted_losses(self.config.losses, output, step)
+        weighted = weighted_losses(self.config.losses, output, cameras.c2w, step)
         self.optimizer.zero_grad()
         total_loss(pull.loss, weighted).backward()
         watch.lap("backward")
@@ -280,7 +288,8 @@ class Trainer:
         """Where this step looks from, and what was photographed there, if anything was."""
         generator = self.generators["cameras"]
         if self.photographs is None:
-            cameras = random_cameras(self.config.cameras, generator)
+            side = self.config.cameras.resolution.at(self.step)
+            cameras = random_cameras(self.config.cameras, generator, resolution=side)
             if self.config.cameras.track_centre:
                 cameras.c2w[:, :3, 3] += torch.tensor(self.centre)
             return cameras.to(self.device), None
@@ -303,14 +312,12 @@ class Trainer:
         )
 
     def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
-        self.scene.set_step(self.step)
-        self.renderer.update_occupancy(self.step, self.generators["occupancy"])
         return self.renderer.render(
             cameras,
             shading,
             rays_generator=self.generators["rays"],
             background_generator=self.generators["background"],
-            with_normals=self.config.losses.orientation.at(self.step) != 0.0,
+            with_normals=needs_normals(self.config.losses, self.step),
         )
 
     def preview_png(self) -> bytes:
@@ -408,8 +415,10 @@ def _check_normals(config: ExperimentConfig) -> None:
         return
     steps = config.training.steps
     # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
-    if any(config.losses.orientation.at(step) != 0.0 for step in (0, steps // 2, steps)):
-        wanted, hint = "losses.orientation", "set it to 0"
+    looking = {"orientation": config.losses.orientation, "convexity": config.losses.convexity}
+    asked = [n for n, loss in looking.items() if any(loss.at(step) != 0.0 for step in (0, steps // 2, steps))]
+    if asked:
+        wanted, hint = f"losses.{asked[0]}", "set it to 0"
     elif config.rendering.shading.albedo_steps < steps and config.rendering.shading.shaded_probability > 0:
         wanted, hint = "rendering.shading", "set rendering.shading.shaded_probability=0"
     else:

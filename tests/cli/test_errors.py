@@ -353,6 +353,13 @@ def test_where_else_to_look_is_an_option_that_there_is(dreamfusion: Call, words:
         (["--lora", "mine.safetensors"], (11, 15), "guidance.loras"),  # 11: peft is not installed
         (["--embedding", "mine.safetensors"], (15,), "there is no file mine.safetensors"),
         (["--set", "data.path=."], (11,), "config key 'data'"),
+        (["--guidance", "clip", "--set", "clip.model=nowhere"], (15,), "no CLIP in nowhere"),
+        (["--guidance", "clip", "--set", "clip.image=duck.png"], (11,), "duck.png is not there"),
+        (
+            ["--set", "guidance.tiny_autoencoder={model: nowhere, steps: 3}"],
+            (15,),
+            "no tiny autoencoder in nowhere",
+        ),
     ],
 )
 def test_what_would_stop_a_run_is_told_before_it_is_made(
@@ -361,6 +368,33 @@ def test_what_would_stop_a_run_is_told_before_it_is_made(
     answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, *words)
     assert answer.code in code and what in answer.err
     assert not list(Path("outputs").glob("0*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["peacock " * 20], 10, "is too long for the model"),
+        (["a duck", "--set", "guidance.image_size=50"], 11, "guidance.image_size does not fit the model"),
+    ],
+)
+def test_nothing_is_left_of_a_run_that_could_not_begin(
+    dreamfusion: Call, tiny_model: Path, small: list[str], words: list[str], code: int, what: str
+) -> None:
+    sets = [word for text in small for word in ("--set", text)]
+    answer = dreamfusion(
+        "train", *words, "--config", "miniature", "--model", tiny_model, "--device", "cpu", *sets
+    )
+    assert (answer.code, answer.err.count("error: ")) == (code, 1) and what in answer.err
+    assert not list(Path("outputs").glob("0*"))
+
+
+def test_a_resumed_run_is_planned_again(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:
+    config = run_with_checkpoint.path / "config.yaml"
+    text = config.read_text()
+    assert "vram_gb: null" in text
+    config.write_text(text.replace("vram_gb: null", "vram_gb: 0.1"))
+    answer = dreamfusion("resume")
+    told(answer, 21, "does not fit into the device's memory", "got 0.1 GiB", "smaller model")
 
 
 def test_no_surface_tells_the_fields_range(dreamfusion: Call, run_with_checkpoint: RunDirectory) -> None:

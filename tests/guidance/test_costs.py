@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.guidance import costs
-from dreamfusion.guidance.costs import _LiveBytes, guidance_cost, rows_of_step
+from dreamfusion.guidance.costs import LiveBytes, guidance_cost, rows_of_step
 from dreamfusion.guidance.factory import make_guidance
 
 OPTIONS: list[dict[str, Any]] = [
@@ -21,8 +21,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"perp_neg": True},
     {"objective": {"kind": "csd"}},
     {"objective": {"kind": "csd", "negative_weight": 0.5}},
-    {"objective": {"kind": "sdi", "inversion_steps": 3}, "perp_neg": True},
-]
+    {"objective": {"kind": "sdi", "inversion_steps": 3}, "perp_neg": True, "timestep_min": 1.0, "timestep_max": 1.0},
+    {"objective": {"kind": "sdi"}, "timestep_min": 0.3, "timestep_max": {"kind": "linear", "start": 0.3, "end": 0.9, "steps": 9}},
+]  # fmt: skip
 
 
 def config_of(directory: Path, options: dict[str, Any]) -> GuidanceConfig:
@@ -64,7 +65,7 @@ def test_every_family_is_counted(request, family: str):
 
 
 def test_live_bytes_follow_what_is_kept():
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         a = torch.zeros(1000, device="meta")
         b = a + 1
         assert live.peak == 8000
@@ -80,7 +81,7 @@ def test_live_bytes_follow_what_is_kept():
 def test_memory_kept_for_the_way_back_counts():
     def peak(grad: bool) -> int:
         weight = torch.zeros(100, 100, device="meta", requires_grad=grad)
-        with _LiveBytes() as live:
+        with LiveBytes() as live:
             x = torch.zeros(100, 100, device="meta")
             for _ in range(10):
                 x = (x @ weight).sin()

@@ -13,8 +13,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import load_file, save_file
 
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
 from dreamfusion.guidance import models
@@ -128,6 +130,69 @@ def test_verifying_compares_the_hubs_files_with_their_checksums(tiny_sd1: Path, 
     blob.write_bytes(contents)
     (fault,) = {line.partition(" ")[2] for line in models.verify_model("sd-1.5")}
     assert "does not have the contents" in fault
+
+
+def test_small_files_have_gits_checksum(tiny_sd1: Path, hub_cache: Path):
+    snapshot = put_in_cache(hub_cache, "stable-diffusion-v1-5/stable-diffusion-v1-5", tiny_sd1)
+    config = snapshot / "vae" / "config.json"
+    contents = config.read_bytes()
+    blob = snapshot / hashlib.sha1(b"blob %d\0" % len(contents) + contents).hexdigest()
+    config.rename(blob)
+    config.symlink_to(blob)
+    assert models.verify_model("sd-1.5") == []
+    blob.write_bytes(contents + b" ")
+    faults = models.verify_model("sd-1.5")
+    assert faults and all("does not have the contents" in fault for fault in faults)
+
+
+def test_a_folder_of_the_hubs_client_knows_its_checksums(tiny_sd1: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_sd1, copy)
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    note = copy / ".cache" / "huggingface" / "download" / "vae" / f"{weights.name}.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_text(f"0123abc\n{hashlib.sha256(weights.read_bytes()).hexdigest()}\n1700000000.0\n")
+    assert models.verify_model(str(copy)) == []
+    contents = bytearray(weights.read_bytes())
+    contents[-1] ^= 1
+    weights.write_bytes(contents)
+    assert models.verify_model(str(copy)) == [
+        f"vae/{weights.name} does not have the contents that it was downloaded with"
+    ]
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_weights_without_a_checksum_are_looked_into(tiny_sd1: Path, tmp_path: Path, component: str):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_sd1, copy)
+    assert models.verify_model(str(copy)) == []
+    (file,) = (copy / component).glob("*.safetensors")
+    tensors = load_file(file)
+    name = max(name for name in tensors if tensors[name].dim() == 2)
+    save_file(tensors | {name: tensors[name] * torch.nan}, file, metadata={"format": "pt"})
+    (fault,) = models.verify_model(str(copy))
+    assert fault == f"{component}/{file.name} has numbers in {name} that are not finite"
+    save_file(tensors | {name: tensors[name][:, :-1].contiguous()}, file, metadata={"format": "pt"})
+    (fault,) = models.verify_model(str(copy))
+    assert fault.startswith(f"{component}/{file.name} has {name} of shape")
+
+
+def test_an_alias_can_be_pinned(tiny_sd1: Path, hub_cache: Path):
+    mirrors = aliases()["sd-2.1-base"]["mirrors"]
+    assert find_model("sd-2.1-base@0123abc").hub_ids == tuple(f"{mirror}@0123abc" for mirror in mirrors)
+    put_in_cache(hub_cache, mirrors[1], tiny_sd1)
+    found = find_model("sd-2.1-base@0123abc")
+    assert found.directory is not None and found.directory.name == "0123abc"
+    assert find_model("sd-2.1-base@fff").directory is None
+    assert models.pinned("a/b@c", "d") == "a/b@d" and models.pinned("a/b@c", "") == "a/b@c"
+    with pytest.raises(ModelNotFoundError, match="tried"):
+        find_model("miniature@v1")
+
+
+def test_nobody_is_sent_to_the_command_that_just_failed():
+    with pytest.raises(ModelNotFoundError, match=r"Look at the network and the name") as error:
+        fetch_model(find_model("sd-1.5"))
+    assert "models download" not in str(error.value)
 
 
 def test_a_gated_repository_says_what_to_do(monkeypatch):

@@ -119,3 +119,11 @@ def test_an_empty_range_is_refused():
 def test_other_predictions_are_refused(scheduler):
     with pytest.raises(ModelUnsupportedError):
         NoiseSchedule.from_scheduler(scheduler)
+
+
+def test_a_share_that_is_a_timestep_is_that_timestep():
+    # 0.29 * 100 is 28.999999999999996.
+    schedule = NoiseSchedule.from_scheduler(DDIMScheduler(num_train_timesteps=100))
+    for share in (0.29, 0.57, 0.58):
+        drawn = schedule.sample_timesteps(3, share, share, torch.Generator())
+        assert drawn.tolist() == [round(100 * share)] * 3

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dreamfusion.config import GuidanceConfig, ViewPromptConfig
+from dreamfusion.guidance import sds
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
 from dreamfusion.guidance.prompts import ViewPrompts
@@ -139,7 +140,48 @@ def test_perp_negs_texts_follow_the_camera():
     torch.testing.assert_close(before[0].flip(0)[1], coefficients[2, 1], atol=2e-3, rtol=0)
 
 
+def test_perp_neg_takes_the_cameras_texts(tiny_sd1: Path):
+    config = GuidanceConfig.model_validate({"model": str(tiny_sd1), "dtype": "float32", "perp_neg": True})
+    guidance = make_guidance(config, "a duck")
+    latents, noise, t = draw(1, 1, 4, 8, 8).float(), draw(2, 1, 4, 8, 8).float(), torch.tensor([500])
+    front, side, null = guidance.encode_texts(["a duck, front view", "a duck, side view", ""]).split(1)
+    texts = guidance.encode_texts(["a duck, front view", "a duck, side view"])
+    wanted = texts.mixed(torch.tensor([[2 / 3, 1 / 3]]))
+    coefficients = -torch.tensor([[decay(4.0, -2.426, 2 / 3), decay(4.0, -2.426, 1 / 3)]])
+
+    def prediction(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        return perp_neg_output(
+            guidance.denoise,
+            noisy,
+            timesteps,
+            null,
+            wanted,
+            (front, side),
+            coefficients,
+            config.guidance_scale,
+        )
+
+    got = guidance.gradient(latents, noise, t, torch.tensor([-30.0]), torch.zeros(1), 0)
+    expected = distil(prediction, guidance.schedule, latents, noise, t, "sigma2")
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------- rescale and negatives
+
+
+@pytest.mark.parametrize("perp_neg", [False, True])
+def test_the_rescale_reaches_the_prediction(tiny_sd1: Path, monkeypatch, perp_neg: bool):
+    seen, rescaled = [], sds.rescaled_output
+    monkeypatch.setattr(
+        sds,
+        "rescaled_output",
+        lambda output, cond, share: seen.append(share) or rescaled(output, cond, share),
+    )
+    options = {"model": str(tiny_sd1), "dtype": "float32", "guidance_rescale": 0.7, "perp_neg": perp_neg}
+    guidance = make_guidance(GuidanceConfig.model_validate(options), "a duck")
+    latents, noise = draw(1, 1, 4, 8, 8).float(), draw(2, 1, 4, 8, 8).float()
+    guidance.gradient(latents, noise, torch.tensor([500]), torch.zeros(1), torch.zeros(1), 0)
+    assert seen == [0.7]
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
@@ -279,7 +321,7 @@ def test_inversion_is_diffusers(tiny_sd1: Path):
 
 
 def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
-    objective = {"kind": "sdi", "inversion_steps": 3, "inversion_guidance_scale": -2.0}
+    objective = {"kind": "sdi", "inversion_steps": 5, "inversion_guidance_scale": -2.0}
     config = GuidanceConfig.model_validate(
         {"model": str(tiny_sd1), "dtype": "float32", "objective": objective, "weighting": "denoised"}
     )
@@ -289,7 +331,7 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
     cond, uncond = guidance.embeddings_of_views(*view)
     noise = inverted_noise(
         lambda z, at: guided_output(guidance.denoise, z, at, cond, uncond, -2.0),
-        guidance.schedule, latents, t, 3,
+        guidance.schedule, latents, t, 3,  # three fifths of the way
     )  # fmt: skip
     noisy = guidance.schedule.add_noise(latents, noise, t)
     eps = guided_output(guidance.denoise, noisy, t, cond, uncond, config.guidance_scale)
@@ -300,6 +342,54 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
         torch.testing.assert_close(got, latents - clean, rtol=1e-3, atol=1e-4)
 
 
+def test_the_random_part_of_the_inversion_is_diffusers():
+    """After each step the share eta of the standard deviation that DDIM's own variance has between the two timesteps."""
+    exact = Points(1)
+    scheduler = DDIMScheduler(set_alpha_to_one=True, **BETAS)
+    drawn = draw(40, 5, *SHAPE)
+    z, t = draw(30), torch.tensor([499, 499, 499])
+
+    def prediction(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        return exact(noisy, timesteps, exact.texts[0])
+
+    noisy, before = z, -1
+    for index in range(1, 6):
+        end = 499 * index // 5
+        old, new = (1.0 if at < 0 else exact.schedule.alphas_cumprod[at] for at in (before, end))
+        eps = prediction(noisy, torch.tensor([end] * 3))
+        noisy = new**0.5 * (noisy - (1 - old) ** 0.5 * eps) / old**0.5 + (1 - new) ** 0.5 * eps
+        noisy = noisy + 0.3 * scheduler._get_variance(end, before) ** 0.5 * drawn[index - 1]
+        before = end
+    got = inverted_noise(prediction, exact.schedule, z, t, 5, 0.3, drawn)
+    abar = exact.schedule.alphas_cumprod[499]
+    torch.testing.assert_close(got, (noisy - abar.sqrt() * z) / (1 - abar).sqrt(), rtol=1e-5, atol=1e-5)
+    plain = inverted_noise(prediction, exact.schedule, z, t, 5)
+    assert not torch.allclose(got, plain, atol=0.05)
+    assert torch.equal(inverted_noise(prediction, exact.schedule, z, t, 5, 0.0, drawn), plain)
+
+
+def test_the_inversions_chance_is_the_runs_own(tiny_sd1: Path):
+    def gradient(eta: float, seed: int) -> Tensor:
+        objective = {"kind": "sdi", "inversion_steps": 3, "eta": eta}
+        config = GuidanceConfig.model_validate(
+            {"model": str(tiny_sd1), "dtype": "float32", "objective": objective} | at(1.0)
+        )
+        images = torch.rand(1, 32, 32, 3, generator=seeded(3)).requires_grad_()
+        output = make_guidance(config, "a duck")(
+            images, torch.zeros(1), torch.zeros(1), 0, seeded(seed), seeded(1)
+        )
+        return torch.autograd.grad(output.loss, images)[0]
+
+    assert torch.equal(gradient(0.3, 5), gradient(0.3, 5))
+    assert not torch.equal(gradient(0.3, 5), gradient(0.3, 6))
+    assert torch.equal(gradient(0.0, 5), gradient(0.0, 6))
+
+
+def at(share: float) -> dict[str, Any]:
+    """Every timestep at this share of the schedule."""
+    return {"timestep_min": share, "timestep_max": share}
+
+
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
@@ -307,8 +397,10 @@ def test_sdi_follows_the_inverted_noise(tiny_sd1: Path):
         ({"guidance_scale": 1.0}, [1]),
         ({"perp_neg": True}, [4]),
         ({"objective": {"kind": "csd"}}, [2]),
-        ({"objective": {"kind": "sdi", "inversion_steps": 3}}, [2, 2, 2, 2]),
-        ({"objective": {"kind": "sdi", "inversion_steps": 2}, "perp_neg": True}, [2, 2, 4]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 3}} | at(1.0), [2, 2, 2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 10}} | at(0.3), [2, 2, 2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 10}} | at(0.05), [2, 2]),
+        ({"objective": {"kind": "sdi", "inversion_steps": 2}, "perp_neg": True} | at(1.0), [2, 2, 4]),
     ],
 )
 def test_rows_of_the_unet_in_a_step(tiny_sd1: Path, monkeypatch, options: dict[str, Any], rows: list[int]):
@@ -330,8 +422,9 @@ def test_rows_of_the_unet_in_a_step(tiny_sd1: Path, monkeypatch, options: dict[s
     [
         {"perp_neg": True, "view_prompts": {"rule": "none"}},
         {"perp_neg": True, "objective": {"kind": "csd"}},
+        {"guidance_rescale": 0.5, "objective": {"kind": "csd"}},
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]):
-    with pytest.raises(ValidationError, match="perp_neg with"):
+    with pytest.raises(ValidationError, match=r"(perp_neg|guidance_rescale) with"):
         GuidanceConfig.model_validate(options)

@@ -94,6 +94,23 @@ def test_an_xl_lora_is_the_pipelines(tiny_sdxl: Path, tmp_path: Path):
     torch.testing.assert_close(got.unet.get_submodule(weight).weight, expected)
 
 
+def test_a_lora_of_blocks_that_are_not_there_is_told_once(tiny_sd1: Path, tmp_path: Path, capfd):
+    name = "lora_unet_down_blocks_9_attentions_0_proj_in"
+    parts = {
+        "lora_down.weight": torch.zeros(4, 8),
+        "lora_up.weight": torch.zeros(8, 4),
+        "alpha": torch.tensor(4.0),
+    }
+    file = tmp_path / "nine.safetensors"
+    save_file({f"{name}.{part}": value for part, value in parts.items()}, file)
+    with pytest.raises(
+        ModelUnsupportedError, match=r"does not fit the model: got .*again. It must have been"
+    ):
+        make(tiny_sd1, loras=[{"file": str(file)}])
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")  # diffusers logs the same error beside
+
+
 def test_a_lora_for_another_architecture_is_told(tiny_sd1: Path, tiny_sdxl: Path, tmp_path: Path):
     file = save_lora(tiny_sdxl, tmp_path, 1, xl=True)
     with pytest.raises(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from huggingface_hub import constants
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
@@ -27,8 +29,20 @@ def save_tiny(directory: Path, channels: int = 4, levels: int = 3) -> Path:
     return directory
 
 
-def make(model: Path, tiny: Path | str, steps: int = 5) -> Any:
-    options = {"model": str(tiny), "steps": steps}
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch) -> None:
+    """An empty cache of the hub and of embeddings."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+
+    def refuse(*arguments: Any, **options: Any) -> str:
+        raise ConnectionError("no network in a test")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+
+
+def make(model: Path, tiny: Path | str | None, steps: int = 5) -> Any:
+    options = {"model": None if tiny is None else str(tiny), "steps": steps}
     config = GuidanceConfig.model_validate(
         {"model": str(model), "dtype": "float32", "tiny_autoencoder": options}
     )
@@ -62,5 +76,34 @@ def test_one_that_does_not_fit_or_is_not_there_is_told(tiny_sd1: Path, tmp_path:
         make(tiny_sd1, save_tiny(tmp_path / "flux", channels=16))
     with pytest.raises(ModelUnsupportedError, match="got AutoencoderKL"):
         make(tiny_sd1, tiny_sd1 / "vae")
-    with pytest.raises(ModelNotFoundError, match=r"'madebyollin/taesd' was not found; tried: directory"):
-        make(tiny_sd1, "madebyollin/taesd")
+    with pytest.raises(
+        ModelNotFoundError, match=r"no tiny autoencoder in some/where; tried: directory .*null"
+    ):
+        make(tiny_sd1, "some/where")
+    cut = save_tiny(tmp_path / "cut") / "diffusion_pytorch_model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(ModelNotFoundError, match=r"cut lacks weights \(.* bytes\)"):
+        make(tiny_sd1, tmp_path / "cut")
+
+
+def test_each_family_has_one_of_its_own(tiny_sd1: Path, tiny_sdxl: Path, tiny_if: Path, monkeypatch):
+    asked = []
+
+    def refuse(repo: str, **options: Any) -> str:
+        asked.append((repo, options["revision"]))
+        raise ConnectionError("no network in a test")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    for model in (tiny_sd1, tiny_sdxl):
+        with pytest.raises(ModelNotFoundError, match="no network in a test"):
+            make(model, None)
+    with pytest.raises(ModelNotFoundError, match="hub: ConnectionError"):
+        make(tiny_sd1, "some/where@v2")
+    assert asked == [("madebyollin/taesd", None), ("madebyollin/taesdxl", None), ("some/where", "v2")]
+    assert make(tiny_if, None).vae is None  # pixels need none
+
+
+def test_loading_it_says_nothing(tiny_sd1: Path, tmp_path: Path, capfd):
+    make(tiny_sd1, save_tiny(tmp_path))
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,13 +13,17 @@ from dreamfusion.config import LossConfig
 from dreamfusion.rendering.marching import PackedSamples
 from dreamfusion.rendering.renderer import RenderOutput
 from dreamfusion.training.losses import (
+    convexity_loss,
     entropy_loss,
+    needs_normals,
     opacity_loss,
     orientation_loss,
     total_loss,
     transmittance_loss,
     weighted_losses,
 )
+
+POSE = torch.eye(4)[None]
 
 
 def samples(generator: torch.Generator, n: int = 40, rays: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,8 +130,8 @@ def test_only_losses_with_a_weight_at_this_step_are_computed(generator: torch.Ge
         {"opacity": {"kind": "linear", "start": 0, "end": 2, "steps": 10}, "entropy": 0.5}
     )
     output = rendered(generator, with_normals=False)
-    assert weighted_losses(config, output, 0).keys() == {"entropy"}
-    found = weighted_losses(config, output, 5)
+    assert weighted_losses(config, output, POSE, 0).keys() == {"entropy"}
+    found = weighted_losses(config, output, POSE, 5)
     assert {name: weight for name, (weight, _) in found.items()} == {"opacity": 1.0, "entropy": 0.5}
     expected = 3.0 + opacity_loss(output.opacity) + 0.5 * entropy_loss(output.opacity)
     assert total_loss(torch.tensor(3.0), found).item() == pytest.approx(expected.item())
@@ -137,13 +142,13 @@ def test_orientation_uses_each_samples_own_ray(generator: torch.Generator) -> No
     config = LossConfig.model_validate({"orientation": 0.1})
     output = rendered(generator, with_normals=True)
     assert output.weights is not None and output.sample_normals is not None and output.samples is not None
-    weight, loss = weighted_losses(config, output, 0)["orientation"]
+    weight, loss = weighted_losses(config, output, POSE, 0)["orientation"]
     flat = output.rays_d.reshape(-1, 3)
     cosines = (output.sample_normals * flat[output.samples.ray_indices]).sum(-1).clamp(min=0)
     assert weight == 0.1
     assert loss.item() == pytest.approx((output.weights * cosines**2).sum().item() / 6, rel=1e-5)
     with pytest.raises(ValueError, match="with_normals"):
-        weighted_losses(config, rendered(generator, with_normals=False), 0)
+        weighted_losses(config, rendered(generator, with_normals=False), POSE, 0)
 
 
 def test_light_is_wanted_up_to_the_target_and_no_further() -> None:
@@ -160,3 +165,71 @@ def test_light_is_wanted_up_to_the_target_and_no_further() -> None:
     assert clear.grad is not None and clear.grad.abs().max() == 0
     # It is the mean over all rays that has a target, and not each ray: half of them are dark here.
     assert transmittance_loss(torch.tensor([0.0, 1.0]), 0.4).item() == pytest.approx(-0.4)
+
+
+def bulge(side: int, depth: float, height: int = 0) -> Tensor:
+    """Normals in the camera's frame of z = depth (1 - x^2 - y^2) / 2: with depth below 0 a hollow."""
+    rows, columns = height or side, side
+    y, x = torch.meshgrid(
+        1 - 2 * (torch.arange(rows) + 0.5) / rows, 2 * (torch.arange(columns) + 0.5) / columns - 1, indexing="ij"
+    )  # fmt: skip
+    normals = torch.stack([depth * x, depth * y, torch.ones_like(x)], dim=-1).double()
+    return torch.nn.functional.normalize(normals, dim=-1)[None]
+
+
+def tilted() -> Tensor:
+    """A camera that looks from above and from the side, rolled: no axis of its own is one of the world's."""
+    rotation = torch.linalg.qr(draws(3, 3, seed=3)).Q
+    c2w = torch.eye(4, dtype=torch.float64)
+    c2w[:3, :3] = rotation * torch.linalg.det(rotation).sign()
+    return c2w[None]
+
+
+def draws(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("depth", [0.7, -0.7])
+def test_convexity_against_its_formula_from_any_side(depth: float) -> None:
+    c2w, opacity = tilted(), draws(1, 8, 8, seed=4).sigmoid()
+    in_camera = bulge(8, depth)
+    world = in_camera @ c2w[0, :3, :3].T
+    n = [[opacity[0, i, j] * in_camera[0, i, j] for j in range(8)] for i in range(8)]
+    # Around the camera's up axis from left to right, around its right axis from top to bottom.
+    turns = [
+        float(sum(n[i][j][2] * n[i][j + 1][0] - n[i][j][0] * n[i][j + 1][2] for i in range(8) for j in range(7))),
+        float(sum(n[i][j][1] * n[i + 1][j][2] - n[i][j][2] * n[i + 1][j][1] for i in range(7) for j in range(8))),
+    ]  # fmt: skip
+    got = convexity_loss(world, opacity, c2w)
+    assert got.item() == pytest.approx(-sum(turns) / 56, rel=1e-9)
+    assert got.item() * depth < 0
+
+
+def test_convexity_looks_at_a_coarse_picture_and_wants_a_bulge(generator: torch.Generator) -> None:
+    ones = torch.ones(1, 64, 64, dtype=torch.float64)
+    # A bulge with fine ripples, which the average takes away.
+    ripples = torch.zeros(1, 64, 64, 3, dtype=torch.float64)
+    ripples[..., 0] = 0.5 * (-1.0) ** torch.arange(64)
+    smooth = convexity_loss(bulge(64, 0.7), ones, POSE.double())
+    assert convexity_loss(bulge(64, 0.7) + ripples, ones, POSE.double()) == pytest.approx(smooth.item())
+    assert convexity_loss(bulge(64, 0.0), ones, POSE.double()).item() == pytest.approx(0.0, abs=1e-12)
+    normals = bulge(16, 0.01).requires_grad_()
+    opacity = torch.full((1, 16, 16), 0.5, dtype=torch.float64, requires_grad=True)
+    loss = convexity_loss(normals, opacity, POSE.double())
+    (downhill,) = torch.autograd.grad(loss, normals)
+    assert convexity_loss(normals - 5 * downhill, opacity, POSE.double()) < loss
+    assert not torch.autograd.grad(loss * opacity.sum() * 0 + loss, opacity, allow_unused=True)[0].any()
+
+
+def test_convexity_needs_normals(generator: torch.Generator) -> None:
+    config = LossConfig.model_validate({"convexity": {"kind": "linear", "start": 0, "end": 1, "steps": 10}})
+    assert [needs_normals(config, step) for step in (0, 1)] == [False, True]
+    assert needs_normals(LossConfig.model_validate({"orientation": 0.1}), 0)
+    output = rendered(generator, with_normals=True)
+    with pytest.raises(ValueError, match=r"convexity .*with_normals"):
+        weighted_losses(config, output, POSE, 1)
+    seen = replace(output, normals=torch.nn.functional.normalize(output.rgb, dim=-1))
+    weight, loss = weighted_losses(config, seen, POSE, 1)["convexity"]
+    assert weight == pytest.approx(0.1)
+    assert seen.normals is not None
+    assert loss == convexity_loss(seen.normals, seen.opacity, POSE)

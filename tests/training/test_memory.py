@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from dreamfusion.config import ExperimentConfig
+from dreamfusion.config import ConstantResolution, DoublingResolution, ExperimentConfig
 from dreamfusion.errors import OutOfMemoryError
 from dreamfusion.guidance.costs import guidance_cost
 from dreamfusion.training.memory import is_out_of_memory, plan, rungs
@@ -30,6 +30,7 @@ def config(model: Path, make_config: Callable[..., ExperimentConfig]) -> Experim
     return make_config(
         guidance={"model": str(model), "guidance_scale": 7.5, "dtype": "float32", "image_size": 128},
         cameras={"resolution": 24, "views_per_step": 2},
+        losses={"orientation": 0.01},
     )
 
 
@@ -57,17 +58,34 @@ def test_slices_keep_less(config: ExperimentConfig, model: Path) -> None:
 
 
 def test_the_order_of_the_rungs(config: ExperimentConfig) -> None:
+    grown = config.cameras.model_copy(update={"resolution": ConstantResolution(value=256)})
+    config = config.model_copy(update={"cameras": grown})
     texts = [text for text, _ in rungs(config, 512)]
     assert [text.split(" for ")[0] for text in texts] == [
         "the field in chunks of 65,536 samples",
         "the guidance in slices",
         "one view a step",
+        "renders of 128",
+        "renders of 64",
         "pictures of 384",
         "pictures of 256",
     ]
     *_, (_, last) = rungs(config, 512)
+    assert last.cameras.resolution == ConstantResolution(value=64)
     assert (last.guidance.image_size, last.cameras.views_per_step) == (256, 1)
     assert list(rungs(last, None)) == []
+
+
+def test_a_growing_render_stops_growing_earlier(config: ExperimentConfig) -> None:
+    growing = DoublingResolution(start=64, end=512, steps=400)
+    config = config.model_copy(
+        update={"cameras": config.cameras.model_copy(update={"resolution": growing, "views_per_step": 1})}
+    )
+    found = [lower.cameras.resolution for text, lower in rungs(config, None) if text.startswith("renders")]
+    assert [resolution.largest for resolution in found] == [256, 128, 64]
+    for step in (0, 100, 199):  # what is left keeps its place in the run
+        assert found[0].at(step) == growing.at(step) == found[1].at(step)
+    assert found[0].at(250) == 256 and found[1].at(250) == 128 and found[2].at(250) == 64
 
 
 def failing(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, times: int, error: Exception) -> list[int]:
@@ -138,3 +156,45 @@ def test_a_run_is_planned_down_the_ladder_before_it_starts(config: ExperimentCon
     assert plan(config, 128, 100, needed)[1][-1] == "one view a step"
     with pytest.raises(OutOfMemoryError, match=r"does not fit .* expected 0.0 GiB at least"):
         plan(config, 128, 99, needed)
+
+
+def test_a_step_that_is_taken_again_ages_the_grid_once(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A grid whose memory of the first densities outlives the densities themselves.
+    occupancy = config.rendering.occupancy.model_copy(update={"update_every": 1, "decay": 0.5})
+    config = config.model_copy(
+        update={"rendering": config.rendering.model_copy(update={"occupancy": occupancy})}
+    )
+    trainer, undisturbed = Trainer(config), Trainer(config)
+    for each in (trainer, undisturbed):
+        each.renderer.occupancy.densities.fill_(1e6)
+    failing(trainer, monkeypatch, 1, torch.OutOfMemoryError("out of memory"))
+    trainer.train_step()
+    undisturbed.train_step()
+    for name, value in undisturbed.renderer.state_dict().items():
+        assert torch.equal(trainer.renderer.state_dict()[name], value), name
+    states = [each.state_dict()[0]["generator.occupancy"] for each in (trainer, undisturbed)]
+    assert torch.equal(*states)
+
+
+def test_an_update_of_the_grid_that_runs_out_is_taken_again_whole(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, undisturbed = Trainer(config), Trainer(config)
+    grid = trainer.renderer.occupancy
+    look, left = grid._at_random_points, [1]
+
+    def exhausted(*arguments: Any) -> torch.Tensor:
+        seen = look(*arguments)
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("out of memory")
+        return seen
+
+    monkeypatch.setattr(grid, "_at_random_points", exhausted)
+    trainer.train_step()
+    undisturbed.train_step()
+    assert len(trainer.notices) == 1 and trainer.step == 1
+    for name, value in undisturbed.renderer.state_dict().items():
+        assert torch.equal(trainer.renderer.state_dict()[name], value), name

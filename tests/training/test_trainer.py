@@ -38,7 +38,7 @@ LIVELY: dict[str, dict[str, Any]] = {
         "up_jitter": 0.1,
     },
     "optimizer": {"lr": {"kind": "linear", "start": 0.02, "end": 0.05, "steps": 10}},
-    "losses": {"orientation": 0.01, "opacity": 0.01, "entropy": 0.01},
+    "losses": {"orientation": 0.01, "opacity": 0.01, "entropy": 0.01, "convexity": 0.01},
 }
 SCENE_OF_RANDOM_COLOUR = {"scene": {"background": {"kind": "random"}}}
 
@@ -64,6 +64,30 @@ def test_the_loop_finds_the_object_from_every_side(
     overlap = (solid & mask).flatten(1).sum(1) / (solid | mask).flatten(1).sum(1)
     assert overlap.min() > 0.9, overlap
     assert (seen.rgb - rgb).square().mean() < 0.01
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_pictures_grow_and_a_resumed_run_grows_with_them(
+    make_config: MakeConfig, oracle: Guidance, cut: int
+) -> None:
+    growing = LIVELY["cameras"] | {"resolution": {"kind": "doubling", "start": 8, "end": 32, "steps": 6}}
+    config = lively(make_config, cameras=growing)
+    sides: list[int] = []
+
+    def watched(images: Tensor, *arguments: Any) -> Any:
+        sides.append(images.shape[1])
+        return oracle(images, *arguments)
+
+    unbroken = Trainer(config, guidance=watched)
+    run(unbroken, 7)
+    assert sides == [8, 8, 16, 16, 32, 32, 32]
+    first, resumed = Trainer(config, guidance=oracle), Trainer(config, guidance=watched)
+    run(first, cut)
+    resumed.load_state_dict(*first.state_dict())
+    del sides[:]
+    run(resumed, 7 - cut)
+    assert sides == [8, 8, 16, 16, 32, 32, 32][cut:]
+    assert differing(unbroken, resumed) == []
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
@@ -308,8 +332,9 @@ def test_normals_that_are_wanted_and_switched_off_are_said_at_once(
     make_config: MakeConfig, oracle: Guidance
 ) -> None:
     none = {"normals": {"kind": "none"}}
-    with pytest.raises(ConfigError, match=r"losses\.orientation needs normals"):
-        Trainer(make_config(scene=none, losses={"orientation": 0.1}), guidance=oracle)
+    for loss in ("orientation", "convexity"):
+        with pytest.raises(ConfigError, match=rf"losses\.{loss} needs normals"):
+            Trainer(make_config(scene=none, losses={loss: 0.1}), guidance=oracle)
     with pytest.raises(ConfigError, match=r"shading needs normals"):
         Trainer(make_config(scene=none, rendering={"shading": {"albedo_steps": 5}}), guidance=oracle)
     Trainer(make_config(scene=none), guidance=oracle).train_step()

@@ -1,0 +1,110 @@
+"""Where the names of the models beside the denoiser lead: a CLIP, a tiny autoencoder. No torch, no weight is read.
+
+Either is a directory or a hub id (`owner/name` or `owner/name@revision`); what is not in the hub's cache is fetched, for
+both are small.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamfusion.config import ClipConfig, GuidanceConfig
+from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.guidance.families import Family, read_json
+from dreamfusion.guidance.models import hub_reason, is_hub_id, package_directory, split_hub_id
+from dreamfusion.guidance.weight_files import weights_problem
+
+# Trained by Ollin Boer Bohan for the latents of each family.
+TINY_AUTOENCODERS: dict[Family, str] = {
+    "stable-diffusion": "madebyollin/taesd",
+    "stable-diffusion-xl": "madebyollin/taesdxl",
+}
+
+TINY_HINT = ", or leave it out with --set guidance.tiny_autoencoder=null"
+
+
+def clip_directory(name: str) -> Path:
+    """The CLIP in a directory of transformers' layout or of a hub id; "miniature": the package's own.
+
+    Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
+    """
+    if name == "miniature":
+        directory = package_directory() / "miniature" / "clip"
+    else:
+        wanted = ["config.json", "preprocessor_config.json", "*token*", "vocab.json", "merges.txt", "*.safetensors"]  # fmt: skip
+        directory = _found(name, "CLIP", wanted)
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (directory / file).is_file():
+            raise ModelNotFoundError(
+                f"no CLIP in {directory}",
+                expected=f"{file} and the files beside it",
+                hint="name another directory",
+            )
+    return directory
+
+
+def check_clip(config: ClipConfig) -> None:
+    """Say before a run is made what Dream Fields' guidance lacks: ModelNotFoundError, ConfigError for a picture."""
+    clip_directory(config.model)
+    views = config.view_images
+    for picture in (config.image, views.front, views.side, views.back, views.overhead):
+        if picture is not None and not Path(picture).expanduser().is_file():
+            raise ConfigError(f"the example picture {picture} is not there", hint="clip.image names a file")
+
+
+def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Path) -> Path | None:
+    """The tiny autoencoder that `config` asks for; None where it asks for none, or the model works on pixels.
+
+    Args:
+        config: whose `tiny_autoencoder` names one, or leaves the choice to the family.
+        family: of the model.
+        model: its directory, whose autoencoder's settings the tiny one must fit.
+
+    Raises ModelNotFoundError, and ModelUnsupportedError for another class, or latents of another shape.
+    """
+    tiny = config.tiny_autoencoder
+    if tiny is None or family == "deepfloyd-if":
+        return None
+    name = tiny.model or TINY_AUTOENCODERS[family]
+    directory = _found(
+        name, "tiny autoencoder", ["config.json", "diffusion_pytorch_model.safetensors"], "config.json"
+    )
+    settings = read_json(directory / "config.json")
+    vae = read_json(model / "vae" / "config.json")
+    shape = (
+        settings.get("latent_channels", 4),
+        len(settings.get("encoder_block_out_channels", (64,) * 4)),
+    )
+    wanted = (vae.get("latent_channels", 4), len(vae.get("block_out_channels", (64,))))
+    if settings.get("_class_name") != "AutoencoderTiny" or shape != wanted:
+        raise ModelUnsupportedError(
+            f"the tiny autoencoder {name} does not fit the model",
+            expected=f"an AutoencoderTiny of {wanted[0]} channels and {wanted[1]} levels",
+            got=f"{settings.get('_class_name')} of {shape[0]} and {shape[1]}",
+        )
+    fault = weights_problem(directory, "")
+    if fault is not None:
+        raise ModelNotFoundError(
+            f"the tiny autoencoder in {directory} lacks{fault.removeprefix(chr(39) + 's')}"
+        )
+    return directory
+
+
+def _found(name: str, what: str, wanted: list[str], needed: str | None = None) -> Path:
+    """A directory that is there, or a hub repository's files."""
+    path = Path(name).expanduser()
+    if path.is_dir() and (needed is None or (path / needed).is_file()):
+        return path
+    tried = f"directory {path}: {f'no {needed}' if path.is_dir() else 'not there'}"
+    hint = "name a directory, or a hub id" + (TINY_HINT if needed else "")
+    if not is_hub_id(name):
+        raise ModelNotFoundError(f"no {what} in {name}; tried: {tried}", hint=hint)
+    try:
+        from huggingface_hub import snapshot_download
+
+        repo, revision = split_hub_id(name)
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # its class depends on which HTTP client this hub version uses
+        raise ModelNotFoundError(
+            f"no {what} in {name}; tried: {tried}; hub: {hub_reason(error, name)}", hint=hint
+        ) from error
