@@ -566,7 +566,12 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="More captions to rank among.", show_default=False),
     ] = None,
-    clip: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The judge.")] = "miniature",
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH|HUB-ID", help="The judge; the package's second CLIP.", show_default=False
+        ),
+    ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Of the runs to be made.", show_default=False)
     ] = None,

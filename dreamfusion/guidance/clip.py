@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamfusion.config import JUDGE
 from dreamfusion.errors import ModelNotFoundError
 from dreamfusion.guidance.models import package_directory
 from dreamfusion.guidance.quiet import quiet_libraries
@@ -80,9 +81,34 @@ class ClipJudge:
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
 
+def default_judge() -> str:
+    """The name of the package's CLIP that guides nothing, where it was trained; else of the one that guides."""
+    return JUDGE if (package_directory() / "miniature" / JUDGE / "config.json").is_file() else "miniature"
+
+
+def find_clip(path: Path | str | None) -> Path:
+    """The directory of a CLIP that `load_clip` takes, fetched if it is a hub id.
+
+    Raises ModelNotFoundError when it or one of its files is not there.
+    """
+    directory = _directory(path)
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (directory / file).is_file():
+            raise ModelNotFoundError(
+                f"no CLIP in {directory}",
+                expected=f"{file} and the files beside it",
+                hint="train it: scripts/train_miniature.py --stage judge,export"
+                if path == JUDGE
+                else "name another directory",
+            )
+    return directory
+
+
 def _directory(path: Path | str | None) -> Path:
     if path is None or path == "miniature":
         return package_directory() / "miniature" / "clip"
+    if path == JUDGE:
+        return package_directory() / "miniature" / JUDGE
     directory = Path(path).expanduser()
     if directory.exists() or not isinstance(path, str) or path.count("/") != 1:
         return directory
@@ -106,20 +132,15 @@ def _directory(path: Path | str | None) -> Path:
 
 
 def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
-    """The CLIP in a directory of transformers' layout or of a hub id, in float32; None or "miniature": the package's own.
+    """The CLIP in a directory of transformers' layout or of a hub id, in float32.
+
+    None or "miniature": the package's own, "judge": its second one, which guides nothing.
 
     Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
-    directory = _directory(path)
-    for file in ("config.json", "preprocessor_config.json"):
-        if not (directory / file).is_file():
-            raise ModelNotFoundError(
-                f"no CLIP in {directory}",
-                expected=f"{file} and the files beside it",
-                hint="name another directory",
-            )
+    directory = find_clip(path)
     with quiet_libraries():
         model: Any = CLIPModel.from_pretrained(directory, local_files_only=True)
         tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
