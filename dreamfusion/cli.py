@@ -318,6 +318,7 @@ def export(
     close_holes: Annotated[
         int, typer.Option(metavar="CELLS", help="Fill holes up to twice as many cells wide.")
     ] = 0,
+    solid: Annotated[bool, typer.Option("--solid", help="Fill the inside, which no view has shown.")] = False,
     height_cm: Annotated[
         float | None,
         typer.Option(help="Real height of the object; world units if left out.", show_default=False),
@@ -357,6 +358,7 @@ def export(
         faces=faces,
         smooth=smooth,
         close_holes=close_holes,
+        solid=solid,
         height_cm=height_cm,
         texture=None if texture is None else texture.value,
         texture_size=texture_size,
