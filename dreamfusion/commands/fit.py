@@ -53,12 +53,11 @@ def fit(request: FitRequest) -> None:
         DreamfusionError: of the kinds that training has.
     """
     options = {**request.options, "data.path": str(request.dataset.expanduser().resolve())}
-    if request.truth is not None:
-        options["data.truth"] = str(request.truth.expanduser().resolve())
     config = load_config(request.config, request.overrides, options)
     assert config.data is not None
-    if config.data.truth is not None:
-        read_truth(request.truth or Path(config.data.truth))
+    if (truth := request.truth or config.data.truth) is not None:
+        read_truth(Path(truth).expanduser())
+        options["data.truth"] = str(Path(truth).expanduser().resolve())
     from dreamfusion.commands.train import print_plan, train_run
     from dreamfusion.doctor import choose_device
     from dreamfusion.runs.directory import check_writable, create

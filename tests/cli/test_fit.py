@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,19 @@ def made(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ball = trimesh.creation.icosphere(3, radius=0.35).apply_translation([0.8, 0, 0])
     ball.visual.vertex_colors = [40, 200, 60, 255]
     trimesh.util.concatenate([box, ball]).export(folder / "object.ply")
-    before = sys.argv
-    sys.argv = ["make_posed_images.py", str(folder / "object.ply"), str(folder / "set"), "--size", "24",
-                "--views", "12", "--test-views", "4", "--supersample", "2"]  # fmt: skip
-    try:
-        script.main()
-    finally:
-        sys.argv = before
+    words = [
+        folder / "object.ply",
+        folder / "set",
+        "--size",
+        24,
+        "--views",
+        12,
+        "--test-views",
+        4,
+        "--supersample",
+        2,
+    ]
+    assert script.main([str(word) for word in words]) == 0
     return folder / "set"
 
 
@@ -95,6 +100,17 @@ def test_the_data_set_has_the_front_in_front(made: Path) -> None:
     assert isinstance(truth, trimesh.Trimesh)
     inside = truth.vertices @ dataset.from_dataset[:3, :3].T + dataset.from_dataset[:3, 3]
     assert 0.8 < np.linalg.norm(inside, axis=-1).max() < 1.0
+
+
+def test_what_makes_no_data_set_is_told(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([str(tmp_path / "absent.glb"), str(tmp_path / "set")]) == 23
+    assert capsys.readouterr().err == f"error: there is no mesh {tmp_path / 'absent.glb'}\n"
+    with pytest.raises(SystemExit):
+        script.main(["a.glb", str(tmp_path / "set"), "--views", "2"])
+    assert "--views: expected 3 or more, got 2" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
 
 
 def test_fit_measures_and_leaves_a_run_like_every_other(dreamfusion: Call, made: Path) -> None:
@@ -184,7 +200,11 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
         assert answer.code == 0, answer.err
         assert "# all" in answer.out and "# guidance" not in answer.out  # a fit has none
         (tmp_path / "dry.yaml").write_text(answer.out)
-        assert load_config(tmp_path / "dry.yaml").scene.background.kind == kind
+        planned = load_config(tmp_path / "dry.yaml")
+        assert planned.scene.background.kind == kind
+        # Previews and videos look from where the cameras were: Fibonacci's spiral down to -20 degrees.
+        low, high = planned.cameras.elevation_deg
+        assert -21 < low < 0 and 60 < high < 90 and planned.cameras.distance[0] > 1
     assert not Path("outputs").exists()
 
 

@@ -82,6 +82,8 @@ def test_every_picture_is_cropped_by_itself(clip: ClipJudge) -> None:
     assert len({round(picture.min().item(), 3) for picture in seen}) > 3
     upright = guidance._augmented(ramp.transpose(1, 2), generator())
     assert len({round(picture.min().item(), 3) for picture in upright}) > 3
+    # Down and to the right by amounts that have nothing to do with each other.
+    assert any(abs(a.min() - b.min()) > 0.1 for a, b in zip(seen, upright, strict=True))
     # The largest crop is the whole picture, whatever is drawn.
     whole = make(clip, crop=(1.0, 1.0))._augmented(IMAGES, generator(3))
     torch.testing.assert_close(whole, IMAGES)
@@ -94,6 +96,14 @@ def test_copies_are_compared_with_the_text_of_their_view(clip: ClipJudge) -> Non
     texts = clip.text_features(["duck, front view", "duck, back view"])
     wanted = -(clip.image_features(copies) * texts.repeat(3, 1)).sum(-1).mean()
     torch.testing.assert_close(call(guidance, copies, [0.0, 180.0]).loss, wanted)
+
+
+def test_between_two_views_the_target_is_mixed_and_of_unit_length(clip: ClipJudge) -> None:
+    config = ClipConfig(copies=1, crop=(1.0, 1.0))
+    guidance = ClipGuidance(config, PROMPT, ViewPromptConfig(rule="interpolate"), clip=clip)
+    front, side = clip.text_features(["duck, front view", "duck, side view"])
+    wanted = -(clip.image_features(IMAGES[:1])[0] * F.normalize(0.5 * front + 0.5 * side, dim=0)).sum()
+    torch.testing.assert_close(call(guidance, IMAGES[:1], [45.0]).loss, wanted)
 
 
 def test_the_words_of_a_direction_may_come_first(clip: ClipJudge) -> None:
