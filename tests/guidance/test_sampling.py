@@ -137,7 +137,8 @@ def test_gaussian_data_keep_their_spread_with_every_scheduler(name: str, steps: 
     """The exact denoiser of N(0, 1/4) under the embedded model's cosine schedule, whose noise ends 20,000 times the signal."""
     directory = package_directory() / "miniature" / "stable-diffusion"
     sampler = load_sampler(directory, False, name, steps)
-    abar = DDIMScheduler.from_pretrained(directory / "scheduler").alphas_cumprod.double()
+    ddim: Any = DDIMScheduler.from_pretrained(directory / "scheduler")
+    abar = ddim.alphas_cumprod.double()
     log_sigmas = ((1 - abar) / abar).sqrt().log()
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(sampler.step).parameters

@@ -72,7 +72,15 @@ def test_a_guidance_that_wants_copies_sees_the_views_over_other_backgrounds(make
         copies = 3
         seen: tuple[Tensor, Tensor]
 
-        def __call__(self, images: Tensor, azimuth_deg: Tensor, *_: object) -> Any:
+        def __call__(
+            self,
+            images: Tensor,
+            azimuth_deg: Tensor,
+            elevation_deg: Tensor,
+            step: int,
+            noise_generator: torch.Generator,
+            timestep_generator: torch.Generator,
+        ) -> Any:
             self.seen = images.detach(), azimuth_deg
             none = torch.empty(0, dtype=torch.int64)
             return SimpleNamespace(loss=images.mean(), gradient_norm=0.0, timesteps=none)
