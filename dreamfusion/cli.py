@@ -317,6 +317,7 @@ def export(
     close_holes: Annotated[
         int, typer.Option(metavar="CELLS", help="Fill holes up to twice as many cells wide.")
     ] = 0,
+    solid: Annotated[bool, typer.Option("--solid", help="Fill the inside, which no view has shown.")] = False,
     height_cm: Annotated[
         float | None,
         typer.Option(help="Real height of the object; world units if left out.", show_default=False),
@@ -359,6 +360,7 @@ def export(
         faces=faces,
         smooth=smooth,
         close_holes=close_holes,
+        solid=solid,
         height_cm=height_cm,
         texture=None if texture is None else texture.value,
         texture_size=texture_size,
@@ -571,7 +573,12 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="More captions to rank among.", show_default=False),
     ] = None,
-    clip: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The judge.")] = "miniature",
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH|HUB-ID", help="The judge; the package's second CLIP.", show_default=False
+        ),
+    ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Of the runs to be made.", show_default=False)
     ] = None,

@@ -564,6 +564,10 @@ class ViewImagesConfig(_Strict):
     overhead: str | None = None
 
 
+JUDGE = "judge"
+"""The package's second CLIP: `dreamfusion eval` looks with it, and nothing may be guided by it."""
+
+
 class ClipConfig(_Strict):
     """Dream Fields: a CLIP's similarity as guidance (arXiv 2112.01455); the options of dreamfields-3D."""
 
@@ -573,7 +577,15 @@ class ClipConfig(_Strict):
     )
     weight: Schedule = constant(1.0)
     sds_weight: Schedule = Field(default=constant(0.0), description="of score distillation beside it")
-    copies: int = Field(default=8, ge=1, le=64, description="random crops of each view that the CLIP sees")
+    copies: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="times that the CLIP sees each view: other background, crop and colours",
+    )
+    colour_jitter: Fraction = Field(
+        default=0.0, description="brightness, contrast and saturation of a copy change by up to this share"
+    )
     crop: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] = Field(
         default=(0.9, 1.0), description="side of a crop, as a share of the picture's"
     )
@@ -584,6 +596,14 @@ class ClipConfig(_Strict):
         """Whether score distillation pulls beside it at any of so many iterations."""
         # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
         return any(self.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps))
+
+    @model_validator(mode="after")
+    def _judge_guides_nothing(self) -> ClipConfig:
+        if self.model == JUDGE:
+            raise ValueError(
+                f"another clip.model than {JUDGE!r}, which is kept for judging what others guided"
+            )
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -641,6 +661,9 @@ class PosedImagesConfig(_Strict):
         default=None, gt=0.0, description="of the scene's ball, in the dataset's units; None: found by itself"
     )
     rays_per_step: int = Field(default=4096, ge=1, le=2**20)
+    truth: str | None = Field(
+        default=None, description="true mesh in the dataset's world, to score the geometry with at the end"
+    )
 
 
 SPANNING_KINDS = ("linear", "sqrt", "dreamtime", "doubling")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ import trimesh
 from PIL import Image
 
 from dreamfusion.assets.read_mesh import read_mesh
+from dreamfusion.errors import DreamfusionError
+from dreamfusion.posed_images.dataset import MIN_VIEWS
 from dreamfusion.posed_images.mesh_renderer import Light, render_mesh
+from dreamfusion.progress import Bar
 
 # From the mesh's world (y up, front +z) to Blender's (z up, front -y), in which the layout's cameras are.
 TO_BLENDER = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -58,18 +62,21 @@ def write_split(
     light = None if options.unlit else Light()
     frames = []
     (folder / split).mkdir(parents=True, exist_ok=True)
-    for index, direction in enumerate(directions(count, turn)):
-        c2w = look_at_origin(direction * DISTANCE)
-        pixels = render_mesh(mesh, c2w, FOVY_DEG, options.size, options.supersample, light)
-        Image.fromarray((pixels * 255).round().astype(np.uint8)).save(folder / split / f"r_{index:03d}.png")
-        frames.append(
-            {"file_path": f"./{split}/r_{index:03d}", "transform_matrix": (TO_BLENDER @ c2w).tolist()}
-        )
+    with Bar(f"{split} pictures", unit="picture") as bar:
+        for index, direction in enumerate(directions(count, turn)):
+            c2w = look_at_origin(direction * DISTANCE)
+            pixels = render_mesh(mesh, c2w, FOVY_DEG, options.size, options.supersample, light)
+            image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+            image.save(folder / split / f"r_{index:03d}.png")
+            pose = (TO_BLENDER @ c2w).tolist()
+            frames.append({"file_path": f"./{split}/r_{index:03d}", "transform_matrix": pose})
+            bar(index + 1, count)
     content = {"camera_angle_x": float(np.radians(FOVY_DEG)), "frames": frames}
     (folder / f"transforms_{split}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def main() -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; no picture, or pictures of no pixel, are refused."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,14 +87,28 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels")
     parser.add_argument("--supersample", type=int, default=3, help="squared, the sample points a pixel")
     parser.add_argument("--unlit", action="store_true", help="plain colours, without light")
-    options = parser.parse_args()
-    mesh = load_mesh(options.mesh)
+    options = parser.parse_args(argv)
+    for name, least in (("views", MIN_VIEWS), ("test_views", 1), ("size", 8), ("supersample", 1)):
+        if (value := getattr(options, name)) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected {least} or more, got {value}")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the data set; a mesh that is none is told in one line."""
+    options = parse(argv)
+    try:
+        mesh = load_mesh(options.mesh)
+    except DreamfusionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     write_split(mesh, options.output, "train", options.views, 0.0, options)
     write_split(mesh, options.output, "test", options.test_views, 1.0, options)
     write_split(mesh, options.output, "val", max(1, options.test_views // 4), 2.0, options)
     mesh.apply_transform(TO_BLENDER).export(options.output / "truth.ply")
     print(f"{options.output}  {options.views} + {options.test_views} views of {len(mesh.faces):,} faces")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

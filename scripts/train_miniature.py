@@ -2,6 +2,9 @@
 
 Every stage can be run alone (`--stage diffusion --minutes 60`), stopped at any moment (Ctrl-C, SIGTERM, a kill) and
 started again: it goes on from its last checkpoint in the work folder. Sample sheets appear in `sheets/` there.
+
+`--stage judge` trains a second CLIP on pictures of its own (it renders `--shards` of them); `all` leaves it out. Nothing is
+guided by it, `dreamfusion eval` judges with it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import math
 import sys
 from pathlib import Path
 
-DEFAULT_MINUTES = {"autoencoder": 12.0, "clip": 45.0, "diffusion": 100.0}
+DEFAULT_MINUTES = {"autoencoder": 12.0, "clip": 45.0, "diffusion": 100.0, "judge": 45.0}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -19,7 +22,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", default="all", help="all, or one of the stages, or several with commas")
+    parser.add_argument("--stage", default="all", help="all, or one, or several with commas")
     parser.add_argument("--minutes", type=float, help="budget of each training stage asked for")
     parser.add_argument("--steps", type=int, help="last step of each training stage asked for")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for stage in stages:
             if stage not in RUNNERS:
-                raise DreamfusionError(f"no stage {stage!r}", expected=", ".join(STAGES))
+                raise DreamfusionError(f"no stage {stage!r}", expected=", ".join(RUNNERS))
         device = pick_device(options.device)
         for stage in stages:
             minutes = options.minutes

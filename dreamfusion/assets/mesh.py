@@ -14,6 +14,7 @@ import trimesh
 from jaxtyping import Float, UInt8
 from trimesh.visual import ColorVisuals
 
+from dreamfusion.assets.cavities import with_unseen_filled
 from dreamfusion.assets.cleaning import decimated, keep_large_solids, smoothed
 from dreamfusion.assets.sampling import DensityField, sample_density, seen_colors
 from dreamfusion.assets.surface import (
@@ -77,6 +78,7 @@ def extract_mesh(
     renderer: OpacityRenderer | None = None,
     min_component_share: float = 0.01,
     close_holes: int = 0,
+    solid: bool = False,
     smooth: int = 0,
     faces: int | None = None,
     progress: Progress | None = None,
@@ -96,6 +98,7 @@ def extract_mesh(
         min_component_share: pieces with less than this share of the largest piece's volume are floaters and dropped
             (0.01 is a fifth of its size in each direction); 0 keeps all.
         close_holes: holes and cracks up to twice as many cells wide are filled, 0 to 32.
+        solid: fill what nobody sees from outside, also where it is open somewhere (`with_unseen_filled`).
         smooth: iterations of Taubin's smoothing, 0 to 100.
         faces: at most about so many, 100 or more, by quadric error decimation; None keeps all.
         progress: called with (parts done, parts in all).
@@ -120,7 +123,8 @@ def extract_mesh(
     occupied, iou = _occupied(field, radius, resolution, threshold, renderer, report, coarse)
     report(total - 3)
     _check_crossed(occupied)
-    vertices, triangles = surface(field, with_holes_closed(occupied, close_holes))
+    occupied = with_holes_closed(occupied, close_holes)
+    vertices, triangles = surface(field, with_unseen_filled(occupied) if solid else occupied)
     vertices, triangles, floaters, cavities = keep_large_solids(vertices, triangles, min_component_share)
     marched = trimesh.Trimesh(vertices, triangles, process=False, validate=False)
     # Both follow from the construction; a mesh that breaks them is a bug here and must not reach a user.

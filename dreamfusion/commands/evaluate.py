@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.commands.finished import find_run, load_view
+from dreamfusion.commands.fit import EVALUATION
 from dreamfusion.errors import ConfigError
 from dreamfusion.progress import notice, result
 from dreamfusion.runs import directory
@@ -24,12 +25,16 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What the user asked for; see `dreamfusion eval --help`."""
+    """What the user asked for; see `dreamfusion eval --help`.
+
+    Attributes:
+        clip: the judge; None leaves the choice to `_judge_name`.
+    """
 
     references: tuple[str, ...]
     prompts: Path | None
     captions: Path | None
-    clip: str
+    clip: str | None
     config: str | None
     overrides: tuple[str, ...]
     output: Path
@@ -45,6 +50,7 @@ def evaluate(request: EvalRequest, device: str) -> None:
     from dreamfusion.runs.directory import check_writable
 
     check_writable(request.output)
+    judge = _judge_name(request)
     extra = [] if request.captions is None else read_lines(request.captions)
     if request.prompts is not None:
         if request.references:
@@ -52,14 +58,14 @@ def evaluate(request: EvalRequest, device: str) -> None:
         prompts = read_lines(request.prompts)
         # Said now, and not after hours of training.
         _captions(prompts, extra)
-        _look_for_clip(request.clip)
+        _load_judge(judge, "cpu")
         runs = [_trained(request, number, prompt, device) for number, prompt in enumerate(prompts)]
     elif request.references:
         runs = [find_run(reference, request.output) for reference in request.references]
     else:
         runs = [info.run for info in directory.listing(request.output) if info.has_checkpoint]
     captions = _captions([run.config().prompt for run in runs], extra)
-    rows, sheet = _judge(request, runs, captions, device)
+    rows, sheet = _judge(judge, runs, captions, device)
     _write(request.output, rows, sheet)
 
 
@@ -75,10 +81,16 @@ def _captions(prompts: list[str], extra: list[str]) -> list[str]:
     return captions
 
 
-def _look_for_clip(name: str) -> None:
+def _judge_name(request: EvalRequest) -> str:
+    from dreamfusion.guidance.clip import default_judge
+
+    return request.clip or default_judge()
+
+
+def _load_judge(name: str, device: str) -> Any:
     from dreamfusion.guidance.clip import load_clip
 
-    load_clip(name)
+    return load_clip(name, device)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -119,7 +131,7 @@ def _trained(request: EvalRequest, number: int, prompt: str, device: str) -> Run
 
 
 def _judge(
-    request: EvalRequest, runs: list[RunDirectory], captions: list[str], device: str
+    judge: str, runs: list[RunDirectory], captions: list[str], device: str
 ) -> tuple[list[dict[str, Any]], Any]:
     """A row a run, and the sheet of all renders: in colour, and as plaster below."""
     import numpy as np
@@ -127,9 +139,10 @@ def _judge(
     from dreamfusion.assets.images import contact_sheet, to_uint8
     from dreamfusion.doctor import choose_device
     from dreamfusion.evaluation.text_scores import VIEWS, renders, score
-    from dreamfusion.guidance.clip import load_clip
 
-    clip = load_clip(request.clip, choose_device(device))
+    if judge == "miniature":
+        notice("the judge is the CLIP that --guidance clip is pulled by, and flatters what it guided")
+    clip = _load_judge(judge, choose_device(device))
     rows, pictures = [], []
     for run in runs:
         config = run.config()
@@ -163,7 +176,7 @@ def _numbers(scores: Any, captions: list[str]) -> dict[str, Any]:
 def _of_a_fit(run: RunDirectory) -> dict[str, Any]:
     """PSNR and SSIM that a fit measured at its end."""
     try:
-        found = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+        found = json.loads((run.path / EVALUATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {key: found[key] for key in ("psnr", "ssim") if key in found}

@@ -49,6 +49,7 @@ class ExportRequest:
     faces: int | None
     smooth: int
     close_holes: int
+    solid: bool
     height_cm: float | None
     texture: str | None
     texture_size: int
@@ -196,6 +197,7 @@ def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]
             threshold="auto" if request.threshold is None else request.threshold,
             renderer=renderer,
             close_holes=request.close_holes,
+            solid=request.solid,
             smooth=request.smooth,
             faces=faces or None,
             progress=bar,

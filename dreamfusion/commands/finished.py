@@ -45,6 +45,7 @@ def check_writable_file(path: Path) -> None:
         raise OutputError(f"{path} cannot be written", expected="a file's path", got="a folder")
     try:
         check_writable(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OutputError as error:
         raise OutputError(
             error.what, expected=error.expected, got=error.got, hint="choose another --output FILE"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = "held_out"
 PLACEMENT = "dataset.json"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ def fit(request: FitRequest) -> None:
     options = {**request.options, "data.path": str(request.dataset.expanduser().resolve())}
     config = load_config(request.config, request.overrides, options)
     assert config.data is not None
-    if request.truth is not None:
-        _read_truth(request.truth)
+    if (truth := request.truth or config.data.truth) is not None:
+        read_truth(Path(truth).expanduser())
+        options["data.truth"] = str(Path(truth).expanduser().resolve())
     from dreamfusion.commands.train import print_plan, train_run
     from dreamfusion.doctor import choose_device
     from dreamfusion.runs.directory import check_writable, create
@@ -74,7 +76,7 @@ def fit(request: FitRequest) -> None:
         print_plan(config)
         return
     name = request.name or request.dataset.resolve().with_suffix("").name
-    train_run(create(request.output, config, name), config, device, dataset=dataset, truth=request.truth)
+    train_run(create(request.output, config, name), config, device, dataset=dataset)
 
 
 def _found(dataset: PosedDataset) -> list[str]:
@@ -113,11 +115,16 @@ def _determinant(dataset: PosedDataset) -> float:
 # ------------------------------------------------------------------------------------------ how good it is
 
 
-def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, truth: Path | None) -> None:
+def is_measured(run: RunDirectory) -> bool:
+    """Whether `measure_fit` came to its end."""
+    return (run.path / EVALUATION).is_file()
+
+
+def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, truth: str | None) -> None:
     """Write the held-out renders beside their photographs and the numbers of each, and say the means.
 
     Args:
-        truth: a mesh in the dataset's world; None: the geometry is not scored.
+        truth: file of a mesh in the dataset's world; None: the geometry is not scored.
 
     Raises:
         OutputError: the disk refused.
@@ -130,8 +137,8 @@ def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, tr
     if dataset.held_out is not None:
         found = _measure_views(run, renderer, dataset)
     if truth is not None:
-        found |= _measure_geometry(renderer, dataset, truth)
-    write_json(run.path / "evaluation.json", found)
+        found |= _measure_geometry(renderer, dataset, Path(truth))
+    write_json(run.path / EVALUATION, found)
     words = []
     if "psnr" in found:
         words.append(
@@ -184,7 +191,7 @@ def _measure_geometry(renderer: Renderer, dataset: PosedDataset, truth: Path) ->
     from dreamfusion.assets.mesh import extract_mesh
     from dreamfusion.evaluation.geometry import surface_agreement
 
-    true_mesh = _read_truth(truth).apply_transform(dataset.from_dataset)
+    true_mesh = read_truth(truth).apply_transform(dataset.from_dataset)
     mesh, _ = extract_mesh(renderer.scene.field, renderer.scene.radius, renderer=renderer)
     agreement = surface_agreement(mesh, true_mesh)
     return {
@@ -195,7 +202,8 @@ def _measure_geometry(renderer: Renderer, dataset: PosedDataset, truth: Path) ->
     }
 
 
-def _read_truth(path: Path) -> Any:
+def read_truth(path: Path) -> Any:
+    """The true mesh; MeshError if it cannot be read."""
     from dreamfusion.assets.read_mesh import read_mesh
 
     return read_mesh(path)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run
+from dreamfusion.commands.fit import is_measured, measure_fit, read_truth
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
@@ -104,11 +105,14 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
     if device is not None:
         config = config.model_copy(update={"device": device})
     done = max((checkpoint.step_of(path) for path in checkpoint.listing(run.checkpoints)), default=0)
-    if done >= config.training.steps:
+    unmeasured = config.data is not None and not is_measured(run)
+    if done >= config.training.steps and not unmeasured:
         result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
         return
     if config.data is None:
         _check_model(config)
+    elif config.data.truth is not None:
+        read_truth(Path(config.data.truth))
     from dreamfusion.doctor import choose_device
 
     chosen = choose_device(config.device)
@@ -323,13 +327,11 @@ def train_run(
     *,
     resume: bool = False,
     dataset: PosedDataset | None = None,
-    truth: Path | None = None,
 ) -> None:
     """Train `run` to its end; what photographs were fitted in is measured then.
 
     Args:
         dataset: of `config.data`, if it is read already.
-        truth: see `dreamfusion.commands.fit.FitRequest`.
 
     Raises:
         KeyboardInterrupt: it was stopped, and saved.
@@ -377,9 +379,12 @@ def train_run(
             run, config, device, resume=resume, observer=Shown(), stop=stop.is_set, make_trainer=load
         )
     if outcome.status == "finished" and trainers[0].photographs is not None:
-        from dreamfusion.commands.fit import measure_fit
-
-        measure_fit(run, trainers[0].renderer, trainers[0].photographs.dataset, truth)
+        assert config.data is not None
+        try:
+            measure_fit(run, trainers[0].renderer, trainers[0].photographs.dataset, config.data.truth)
+        except KeyboardInterrupt:
+            notice(f"trained, but not measured; measure with:\n{outcome.resume_command}")
+            raise
     _tell(run, outcome)
     if outcome.status == "stopped":
         raise KeyboardInterrupt

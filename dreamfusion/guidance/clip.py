@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamfusion.config import JUDGE
+from dreamfusion.guidance.models import package_directory
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.side_models import clip_directory
 
@@ -79,8 +81,15 @@ class ClipJudge:
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
 
+def default_judge() -> str:
+    """The name of the package's CLIP that guides nothing, where it was trained; else of the one that guides."""
+    return JUDGE if (package_directory() / "miniature" / JUDGE / "config.json").is_file() else "miniature"
+
+
 def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu") -> ClipJudge:
-    """The CLIP in a directory of transformers' layout or of a hub id, in float32; None or "miniature": the package's own.
+    """The CLIP in a directory of transformers' layout or of a hub id, in float32.
+
+    None or "miniature": the package's own, "judge": its second one, which guides nothing.
 
     Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
     """

@@ -2,8 +2,8 @@
 
     loss = -mean over views and copies of <CLIP(copy), CLIP(text of the view)>
 
-Each copy is a random square crop of the view. The paper lays every copy over a background of its own; here a view has one (see
-`AugmentedBackground`), and a step of several views has several. The transmittance loss is in `dreamfusion.training.losses`.
+Each copy of a view has a background of its own (see `AugmentedBackground`; the trainer lays it) and is a random square crop.
+The transmittance loss is in `dreamfusion.training.losses`.
 """
 
 from __future__ import annotations
@@ -79,22 +79,32 @@ class ClipGuidance:
         ]
         self.view_features = torch.stack(wanted)
 
+    @property
+    def copies(self) -> int:
+        """How often this guidance wants to see each view."""
+        return self.config.copies
+
     def __call__(
         self,
-        images: Float[Tensor, "b h w 3"],
+        images: Float[Tensor, "n h w 3"],
         azimuth_deg: Float[Tensor, " b"],
         elevation_deg: Float[Tensor, " b"],
         step: int,
         noise_generator: Generator,
         timestep_generator: Generator,
     ) -> ClipPull:
-        """Compare pictures in [0, 1] with their views' texts; crops are drawn from `noise_generator`, on the CPU."""
+        """Compare pictures in [0, 1] with their views' texts.
+
+        Args:
+            images: all b views, and all again over other backgrounds, and so on: n is a multiple of b.
+            noise_generator: draws crops and colours, on the CPU.
+        """
         with record_function("guidance.clip"):
-            copies = self._copies(images, noise_generator)
+            seen = self._augmented(images, noise_generator)
             weights = self.prompts.weights(azimuth_deg, elevation_deg).to(self.view_features)
             targets = F.normalize(weights @ self.view_features, dim=-1)
-            features = self.clip.image_features(copies)
-            similarity = (features * targets.repeat(self.config.copies, 1)).sum(dim=-1).mean()
+            features = self.clip.image_features(seen)
+            similarity = (features * targets.repeat(len(images) // len(targets), 1)).sum(dim=-1).mean()
         loss = -similarity.to(images.device)
         norm = 0.0
         if images.requires_grad:
@@ -102,31 +112,58 @@ class ClipGuidance:
             norm = gradient.flatten(1).norm(dim=1).mean().item()
         return ClipPull(loss, norm, torch.empty(0, dtype=torch.int64), similarity.item())
 
-    def _copies(self, images: Float[Tensor, "b h w 3"], generator: Generator) -> Float[Tensor, "n s s 3"]:
-        """`copies` of all views one after the other, each a square crop of a random share of the side, of the CLIP's size."""
+    def _augmented(self, images: Float[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n s s 3"]:
+        """Of each picture a square crop of a random share of the side, of the CLIP's size, its colours changed."""
         low, high = self.config.crop
         height, width = images.shape[1:3]
-        planes, size = images.permute(0, 3, 1, 2), self.clip.image_size
-        found = []
-        for share, down, right in torch.rand(self.config.copies, 3, generator=generator).tolist():
+        size, found = self.clip.image_size, []
+        draws = torch.rand(len(images), 3, generator=generator).tolist()
+        for plane, (share, down, right) in zip(images.permute(0, 3, 1, 2).split(1), draws, strict=True):
             side = max(1, round(min(height, width) * (low + (high - low) * share)))
             top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-            crop = planes[..., top : top + side, left : left + side]
+            crop = plane[..., top : top + side, left : left + side]
             found.append(
                 F.interpolate(crop, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
             )
-        return torch.cat(found).permute(0, 2, 3, 1)
+        seen = torch.cat(found).permute(0, 2, 3, 1)
+        if self.config.colour_jitter == 0.0:
+            return seen
+        change = 2 * torch.rand(len(images), 3, generator=generator) - 1
+        return jittered(seen, (1 + self.config.colour_jitter * change).to(seen))
 
     @torch.no_grad()
     def _example(self, path: str) -> Float[Tensor, " d"]:
-        try:
-            with Image.open(Path(path).expanduser()) as image:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
-        except OSError as error:
-            raise ConfigError(
-                f"the example picture {path} cannot be read", hint="clip.image names a file"
-            ) from error
-        return self.clip.image_features(torch.from_numpy(pixels)[None])[0]
+        return self.clip.image_features(_read_example(path)[None])[0]
+
+
+def _read_example(path: str) -> Float[Tensor, "h w 3"]:
+    """In [0, 1], over white where it is transparent."""
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            pixels = torch.from_numpy(np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0)
+    except OSError as error:
+        raise ConfigError(
+            f"the example picture {path} cannot be read", hint="clip.image and clip.view_images name files"
+        ) from error
+    return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
+
+
+def jittered(images: Float[Tensor, "n h w 3"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n h w 3"]:
+    """Pictures in [0, 1] with other brightness, contrast and saturation, one after the other, as torchvision defines them.
+
+    Args:
+        factors: of the three; 1 changes nothing.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    seen = (images * brightness).clamp(0.0, 1.0)
+    middle = _grey(seen).mean(dim=(1, 2), keepdim=True)
+    seen = torch.lerp(middle.expand_as(seen), seen, contrast).clamp(0.0, 1.0)
+    return torch.lerp(_grey(seen).expand_as(seen), seen, saturation).clamp(0.0, 1.0)
+
+
+def _grey(images: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n h w 1"]:
+    """Rec. 601's luma."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114])).sum(dim=-1, keepdim=True)
 
 
 class MixedGuidance:
@@ -139,9 +176,14 @@ class MixedGuidance:
     def __init__(self, parts: list[tuple[Callable[[int], float], Any]]) -> None:
         self.parts = parts
 
+    @property
+    def copies(self) -> int:
+        """As many as the part that wants most; a part that knows no copies looks at the views alone."""
+        return max(getattr(guidance, "copies", 1) for _, guidance in self.parts)
+
     def __call__(
         self,
-        images: Float[Tensor, "b h w 3"],
+        images: Float[Tensor, "n h w 3"],
         azimuth_deg: Float[Tensor, " b"],
         elevation_deg: Float[Tensor, " b"],
         step: int,
@@ -154,7 +196,8 @@ class MixedGuidance:
             weight = weight_at(step)
             if weight == 0.0:
                 continue
-            pull = guidance(images, azimuth_deg, elevation_deg, step, noise_generator, timestep_generator)
+            seen = images if hasattr(guidance, "copies") else images[: len(azimuth_deg)]
+            pull = guidance(seen, azimuth_deg, elevation_deg, step, noise_generator, timestep_generator)
             loss, norm = loss + weight * pull.loss, norm + abs(weight) * pull.gradient_norm
             if isinstance(pull, ClipPull):
                 similarity = pull.similarity

@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dreamfusion.errors import ConfigError
 
 # diffusers' class names without their last word.
@@ -34,6 +36,11 @@ SCHEDULERS = (
     "LCM",
     "TCD",
 )
+
+
+# Those that look twice for a step, and the largest sigma that they can start from.
+TWICE = ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete")
+LARGEST_SIGMA = 100.0
 
 
 def check_scheduler(name: str) -> str:
@@ -80,7 +87,25 @@ def load_scheduler(directory: Path, pixels: bool = False, name: str = "DDIM") ->
         del config["variance_type"]
     # Not from_config: it imports every sampler that there is, and logs the keys of the others.
     known = inspect.signature(scheduler.__init__).parameters
-    return scheduler(**{key: value for key, value in config.items() if key in known})
+    config = {key: value for key, value in config.items() if key in known}
+    if name in TWICE:
+        config["trained_betas"] = _within_reach(scheduler(**config).alphas_cumprod)
+    return scheduler(**config)
+
+
+def _within_reach(alphas_cumprod: Any) -> list[float] | None:
+    """Betas of the same schedule whose noise is at most `LARGEST_SIGMA` times the signal; None where it is anyway.
+
+    A cosine schedule ends at sigma 20,000, and 20 steps have the next at 13. Over such an interval a sampler that corrects
+    its step by a second look is far off: Heun's leaves too much noise by the factor 1 + sigma_0 / (2 sigma_1^3), even
+    with the exact denoiser of gaussian data, and multiplies the difference of two predictions by sigma_0 / (2 sigma_1).
+    A hundredth of the signal in the noise is nothing that could be seen.
+    """
+    floor = 1.0 / (1.0 + LARGEST_SIGMA**2)
+    kept = alphas_cumprod.double().clamp(min=floor)
+    if bool((kept == alphas_cumprod.double()).all()):
+        return None
+    return (1.0 - kept / torch.cat([torch.ones_like(kept[:1]), kept[:-1]])).tolist()
 
 
 def load_sampler(directory: Path, pixels: bool, name: str, steps: int, device: Any = "cpu") -> Any:

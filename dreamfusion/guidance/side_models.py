@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamfusion.config import ClipConfig, GuidanceConfig
+from dreamfusion.config import JUDGE, ClipConfig, GuidanceConfig
 from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError
 from dreamfusion.guidance.families import Family, read_json
 from dreamfusion.guidance.models import hub_reason, is_hub_id, package_directory, split_hub_id
@@ -24,12 +24,14 @@ TINY_HINT = ", or leave it out with --set guidance.tiny_autoencoder=null"
 
 
 def clip_directory(name: str) -> Path:
-    """The CLIP in a directory of transformers' layout or of a hub id; "miniature": the package's own.
+    """The CLIP in a directory of transformers' layout or of a hub id; "miniature": the package's own, "judge": its second.
 
     Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
     """
     if name == "miniature":
         directory = package_directory() / "miniature" / "clip"
+    elif name == JUDGE:
+        directory = package_directory() / "miniature" / JUDGE
     else:
         wanted = ["config.json", "preprocessor_config.json", "*token*", "vocab.json", "merges.txt", "*.safetensors"]  # fmt: skip
         directory = _found(name, "CLIP", wanted)
@@ -38,7 +40,9 @@ def clip_directory(name: str) -> Path:
             raise ModelNotFoundError(
                 f"no CLIP in {directory}",
                 expected=f"{file} and the files beside it",
-                hint="name another directory",
+                hint="train it: scripts/train_miniature.py --stage judge,export"
+                if name == JUDGE
+                else "name another directory",
             )
     return directory
 

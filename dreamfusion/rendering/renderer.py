@@ -60,6 +60,10 @@ class RenderOutput:
     sigmas: Float[Tensor, " n"] | None = None
     sample_normals: Float[Tensor, "n 3"] | None = None
 
+    def over(self, background: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b h w 3"]:
+        """The object over another background, as `rgb` has it over its own."""
+        return self.foreground_rgb + (1.0 - self.opacity)[..., None] * background
+
 
 @dataclass(frozen=True)
 class _Rays:

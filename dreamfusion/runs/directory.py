@@ -14,6 +14,7 @@ A run's directory appears with its configuration and manifest in it. Two starts 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -306,6 +307,8 @@ def _known(runs: list[RunDirectory], reference: str) -> str:
 def check_writable(output_root: Path) -> None:
     """Fail in the first second, and before any weight is read, if runs cannot be made under `output_root`.
 
+    Leaves no folder behind: what comes next may still end the command.
+
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
@@ -317,7 +320,11 @@ def check_writable(output_root: Path) -> None:
             hint="choose another folder with --output DIR",
         )
     with output_errors(output_root):
+        absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
         output_root.mkdir(parents=True, exist_ok=True)
         probe = output_root / f".probe.{os.getpid()}"
         probe.mkdir()
         probe.rmdir()
+        with contextlib.suppress(OSError):  # another process may have put something into it
+            for folder in absent:
+                folder.rmdir()

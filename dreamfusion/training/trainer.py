@@ -61,7 +61,11 @@ class GuidanceResult(Protocol):
 
 @runtime_checkable
 class Guidance(Protocol):
-    """Anything that pulls images towards a text; `DiffusionGuidance` is one, a test's oracle another."""
+    """Anything that pulls images towards a text; `DiffusionGuidance` is one, a test's oracle another.
+
+    One with an attribute `copies` is given each view so many times, over a new background each time: all views, then
+    all again. Azimuths and elevations are those of the views, once.
+    """
 
     def __call__(
         self,
@@ -303,13 +307,19 @@ class Trainer:
             return self.photographs.pull(output, pixels)
         assert self.guidance is not None
         return self.guidance(
-            output.rgb,
+            self._pictures(output),
             cameras.azimuth_deg,
             cameras.elevation_deg,
             self.step,
             self.generators["noise"],
             self.generators["timesteps"],
         )
+
+    def _pictures(self, output: RenderOutput) -> Float[Tensor, "n h w 3"]:
+        """The views; for a guidance that asks for `copies` of each, further ones behind them, over backgrounds of their own."""
+        further = getattr(self.guidance, "copies", 1) - 1
+        drawn = [self.scene.background(output.rays_d, self.generators["background"]) for _ in range(further)]
+        return torch.cat([output.rgb, *(output.over(background) for background in drawn)])
 
     def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
         return self.renderer.render(

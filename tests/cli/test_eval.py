@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,33 @@ def test_what_would_stop_a_batch_is_told_before_it_trains(
     ):
         answer = dreamfusion("eval", *words)
         assert (answer.code, trained) == (code, []) and answer.err.startswith(f"error: {what}")
+
+
+def test_the_judge_is_the_second_clip_where_it_was_trained(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.guidance import clip, side_models
+
+    own = clip.package_directory()
+    for name in ("clip", "judge"):
+        shutil.copytree(own / "miniature" / "clip", tmp_path / "package" / "miniature" / name)
+    (tmp_path / "captions.txt").write_text("a green house\n")
+    for module in (clip, side_models):
+        monkeypatch.setattr(module, "package_directory", lambda: tmp_path / "package")
+    looked: list[Path] = []
+    monkeypatch.setattr(
+        clip, "clip_directory", lambda name, find=clip.clip_directory: looked.append(find(name)) or find(name)
+    )
+    words = ("eval", "1", "--captions", "captions.txt")
+    answer = dreamfusion(*words)
+    assert answer.code == 0 and "flatters" not in answer.err, answer.err
+    assert {path.name for path in looked} == {"judge"}
+    shutil.rmtree(tmp_path / "package" / "miniature" / "judge")
+    answer = dreamfusion(*words)
+    assert answer.code == 0 and "flatters what it guided" in answer.err
+    assert looked[-1].name == "clip"
+    answer = dreamfusion(*words, "--clip", "judge")
+    assert answer.code == 15 and "scripts/train_miniature.py --stage judge" in answer.err
 
 
 def test_single_runs_need_something_to_be_ranked_among(

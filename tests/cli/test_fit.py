@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from dreamfusion.commands import fit as fit_command
 from dreamfusion.config_files import load_config
 
 Call = Callable[..., Any]
@@ -51,14 +51,33 @@ def made(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ball = trimesh.creation.icosphere(3, radius=0.35).apply_translation([0.8, 0, 0])
     ball.visual.vertex_colors = [40, 200, 60, 255]
     trimesh.util.concatenate([box, ball]).export(folder / "object.ply")
-    before = sys.argv
-    sys.argv = ["make_posed_images.py", str(folder / "object.ply"), str(folder / "set"), "--size", "24",
-                "--views", "12", "--test-views", "4", "--supersample", "2"]  # fmt: skip
-    try:
-        script.main()
-    finally:
-        sys.argv = before
+    words = [
+        folder / "object.ply",
+        folder / "set",
+        "--size",
+        24,
+        "--views",
+        12,
+        "--test-views",
+        4,
+        "--supersample",
+        2,
+    ]
+    assert script.main([str(word) for word in words]) == 0
     return folder / "set"
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The geometry's score is replaced by a number; says which truths were to be compared with."""
+    truths: list[Path] = []
+
+    def score(_renderer: Any, _dataset: Any, truth: Path) -> dict[str, Any]:
+        truths.append(truth)
+        return {"chamfer": 0.25, "normal_consistency": 0.5}
+
+    monkeypatch.setattr(fit_command, "_measure_geometry", score)
+    return truths
 
 
 def fast() -> list[str]:
@@ -83,6 +102,17 @@ def test_the_data_set_has_the_front_in_front(made: Path) -> None:
     assert 0.8 < np.linalg.norm(inside, axis=-1).max() < 1.0
 
 
+def test_what_makes_no_data_set_is_told(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([str(tmp_path / "absent.glb"), str(tmp_path / "set")]) == 23
+    assert capsys.readouterr().err == f"error: there is no mesh {tmp_path / 'absent.glb'}\n"
+    with pytest.raises(SystemExit):
+        script.main(["a.glb", str(tmp_path / "set"), "--views", "2"])
+    assert "--views: expected 3 or more, got 2" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_fit_measures_and_leaves_a_run_like_every_other(dreamfusion: Call, made: Path) -> None:
     answer = dreamfusion("fit", made, "--steps", 40, "--truth", made / "truth.ply", *fast())
     assert answer.code == 0, answer.err
@@ -102,11 +132,12 @@ def test_fit_measures_and_leaves_a_run_like_every_other(dreamfusion: Call, made:
     assert dreamfusion("runs").events[0]["status"] == "finished"
 
 
-def test_a_stopped_fit_goes_on(dreamfusion: Call, made: Path) -> None:
+def test_a_stopped_fit_goes_on(dreamfusion: Call, made: Path, scored: list[Path]) -> None:
     from dreamfusion.runs import checkpoint, directory
 
-    whole = dreamfusion("fit", made, "--steps", 6, "--name", "whole", *fast())
-    part = dreamfusion("fit", made, "--steps", 6, "--name", "part", *fast())
+    words = ("--steps", 6, "--truth", made / "truth.ply", *fast())
+    whole = dreamfusion("fit", made, "--name", "whole", *words)
+    part = dreamfusion("fit", made, "--name", "part", *words)
     assert (whole.code, part.code) == (0, 0)
     run = directory.find("part", Path("outputs"))
     newest = run.latest_checkpoint()
@@ -116,10 +147,44 @@ def test_a_stopped_fit_goes_on(dreamfusion: Call, made: Path) -> None:
     newest.rmdir()
     answer = dreamfusion("resume", "part")
     assert answer.code == 0, answer.err
+    (run.path / "evaluation.json").unlink()  # stopped between the last step and the measurement
+    again = dreamfusion("resume", "part")
+    assert again.code == 0, again.err
     numbers = [
-        [line["psnr"] for line in said.events if line["event"] == "evaluation"] for said in (whole, answer)
+        [(line["psnr"], line["chamfer"]) for line in said.events if line["event"] == "evaluation"]
+        for said in (whole, answer, again)
     ]
-    assert numbers[0] == numbers[1] and len(numbers[0]) == 1
+    assert numbers[0] == numbers[1] == numbers[2] and len(numbers[0]) == 1
+    assert scored == [made / "truth.ply"] * 4
+    assert dreamfusion("resume", "part").events[-1]["event"] == "finished"
+
+
+def test_a_truth_that_is_gone_is_told_before_a_fit_goes_on(
+    dreamfusion: Call, made: Path, tmp_path: Path, scored: list[Path]
+) -> None:
+    truth = tmp_path / "truth.ply"
+    truth.write_bytes((made / "truth.ply").read_bytes())
+    assert dreamfusion("fit", made, "--steps", 5, "--truth", truth, *fast()).code == 0 and len(scored) == 1
+    truth.unlink()
+    Path("outputs/0001-set/evaluation.json").unlink()
+    answer = dreamfusion("resume", "1")
+    assert answer.code == 23 and f"there is no mesh {truth}" in answer.err
+
+
+def test_a_fit_that_is_stopped_while_it_measures_says_how_to_measure(
+    dreamfusion: Call, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.evaluation import held_out
+
+    def stopped(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(held_out, "look_at_held_out", stopped)
+        answer = dreamfusion("fit", made, "--steps", 5, *fast())
+    assert answer.code == 130 and "dreamfusion resume outputs/0001-set" in answer.err
+    assert dreamfusion("resume", "outputs/0001-set").code == 0
+    assert Path("outputs/0001-set/evaluation.json").is_file()
 
 
 def test_pictures_without_opacity_get_a_learnt_background_unless_told(
@@ -135,7 +200,11 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
         assert answer.code == 0, answer.err
         assert "# all" in answer.out and "# guidance" not in answer.out  # a fit has none
         (tmp_path / "dry.yaml").write_text(answer.out)
-        assert load_config(tmp_path / "dry.yaml").scene.background.kind == kind
+        planned = load_config(tmp_path / "dry.yaml")
+        assert planned.scene.background.kind == kind
+        # Previews and videos look from where the cameras were: Fibonacci's spiral down to -20 degrees.
+        low, high = planned.cameras.elevation_deg
+        assert -21 < low < 0 and 60 < high < 90 and planned.cameras.distance[0] > 1
     assert not Path("outputs").exists()
 
 
@@ -149,4 +218,4 @@ def test_what_is_wrong_with_the_data_is_told_before_a_run_is_made(
     assert (answer.code, answer.err) == (23, "error: there is no mesh absent.ply\n")
     answer = dreamfusion("fit", made, "--downscale", "99")
     assert answer.code == 11 and "data.downscale" in answer.err
-    assert not list(Path("outputs").glob("0*"))
+    assert not Path("outputs").exists()

@@ -80,7 +80,19 @@ def test_a_wrong_start_ends_the_command_before_a_run_is_made(
 ) -> None:
     answer = dreamfusion("train", "a duck", "--config", "miniature", "--model", husk, "--init", "nothing")
     assert answer.code == 12 and answer.err.splitlines()[-1].startswith("error: --init nothing is neither")
-    assert not list(Path("outputs").glob("0*"))
+    assert not Path("outputs").exists()
+
+
+def test_a_wrong_clip_ends_the_command_before_a_run_is_made(dreamfusion: Callable[..., Any]) -> None:
+    words = ("train", "a duck", "--guidance", "clip", "--device", "cpu", "--set")
+    for text, code, what in (
+        ("clip.model=/no/such", 15, "error: no CLIP in /no/such"),
+        ("clip.image=absent.png", 11, "error: the example picture absent.png cannot be read"),
+        ("clip.model=judge", 11, "error: config key 'clip'"),
+    ):
+        answer = dreamfusion(*words, text)
+        assert answer.code == code and what in answer.err, answer.err
+    assert not Path("outputs").exists()
 
 
 def test_guidance_by_clip_takes_the_papers_preset_and_leaves_the_last_word_to_the_user(

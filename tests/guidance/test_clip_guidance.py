@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,14 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from dreamfusion.config import ClipConfig, ExperimentConfig, LinearSchedule, ViewPromptConfig
 from dreamfusion.errors import ConfigError, ModelNotFoundError
 from dreamfusion.guidance.clip import ClipJudge, load_clip
-from dreamfusion.guidance.clip_guidance import ClipGuidance, ClipPull, MixedGuidance, make_text_guidance
+from dreamfusion.guidance.clip_guidance import (
+    ClipGuidance,
+    ClipPull,
+    MixedGuidance,
+    jittered,
+    make_text_guidance,
+)
+from dreamfusion.guidance.side_models import check_clip
 
 PROMPT = "duck"
 
@@ -64,18 +72,64 @@ def test_the_loss_is_minus_the_cosine_with_each_views_text(clip: ClipJudge) -> N
     assert pull.gradient_norm == pytest.approx(images.grad.flatten(1).norm(dim=1).mean().item(), rel=1e-5)
 
 
-def test_copies_are_crops_of_all_views_in_order(clip: ClipJudge) -> None:
+def test_every_picture_is_cropped_by_itself(clip: ClipJudge) -> None:
     guidance = make(clip, copies=3, crop=(0.5, 0.5))
-    # Each picture has one colour: a crop keeps it, and shows which view it is of.
-    images = torch.stack([torch.full((32, 32, 3), 0.2), torch.full((32, 32, 3), 0.9)])
-    copies = guidance._copies(images, generator())
-    assert copies.shape == (6, 16, 16, 3)
-    torch.testing.assert_close(copies[:, 0, 0, 0], torch.tensor([0.2, 0.9]).repeat(3))
-    ramp = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(1, 32, 32, 3)
-    spans = [(copy.max() - copy.min()).item() for copy in guidance._copies(ramp, generator())]
+    ramp = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(6, 32, 32, 3)
+    seen = guidance._augmented(ramp, generator())
+    assert seen.shape == (6, 16, 16, 3)
+    spans = [(picture.max() - picture.min()).item() for picture in seen]
     assert all(span == pytest.approx(15 / 31, abs=0.01) for span in spans)
-    starts = {round(copy.min().item(), 3) for copy in guidance._copies(ramp, generator())}
-    assert len(starts) > 1
+    assert len({round(picture.min().item(), 3) for picture in seen}) > 3
+    upright = guidance._augmented(ramp.transpose(1, 2), generator())
+    assert len({round(picture.min().item(), 3) for picture in upright}) > 3
+    # Down and to the right by amounts that have nothing to do with each other.
+    assert any(abs(a.min() - b.min()) > 0.1 for a, b in zip(seen, upright, strict=True))
+    # The largest crop is the whole picture, whatever is drawn.
+    whole = make(clip, crop=(1.0, 1.0))._augmented(IMAGES, generator(3))
+    torch.testing.assert_close(whole, IMAGES)
+
+
+def test_copies_are_compared_with_the_text_of_their_view(clip: ClipJudge) -> None:
+    guidance = make(clip, copies=3)
+    assert guidance.copies == 3
+    copies = torch.rand(6, 16, 16, 3, generator=generator(6))
+    texts = clip.text_features(["duck, front view", "duck, back view"])
+    wanted = -(clip.image_features(copies) * texts.repeat(3, 1)).sum(-1).mean()
+    torch.testing.assert_close(call(guidance, copies, [0.0, 180.0]).loss, wanted)
+
+
+def test_between_two_views_the_target_is_mixed_and_of_unit_length(clip: ClipJudge) -> None:
+    config = ClipConfig(copies=1, crop=(1.0, 1.0))
+    guidance = ClipGuidance(config, PROMPT, ViewPromptConfig(rule="interpolate"), clip=clip)
+    front, side = clip.text_features(["duck, front view", "duck, side view"])
+    wanted = -(clip.image_features(IMAGES[:1])[0] * F.normalize(0.5 * front + 0.5 * side, dim=0)).sum()
+    torch.testing.assert_close(call(guidance, IMAGES[:1], [45.0]).loss, wanted)
+
+
+def test_the_words_of_a_direction_may_come_first(clip: ClipJudge) -> None:
+    view_prompts = ViewPromptConfig(template="{view} view of {prompt}", back="rear of a duck")
+    guidance = ClipGuidance(ClipConfig(copies=1, crop=(1.0, 1.0)), PROMPT, view_prompts, clip=clip)
+    texts = clip.text_features(["front view of duck", "rear of a duck"])
+    wanted = -(clip.image_features(IMAGES) * texts).sum(-1).mean()
+    torch.testing.assert_close(call(guidance, IMAGES, [0.0, 180.0]).loss, wanted)
+
+
+def test_colours_change_as_torchvision_changes_them(clip: ClipJudge) -> None:
+    """Pillow's enhancers are what torchvision's definitions come from, but for their rounding to 8 bits."""
+    from PIL import ImageEnhance
+
+    picture = Image.fromarray((IMAGES[0] * 255).byte().numpy())
+    exact = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
+    for index, kind in enumerate((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)):
+        for factor in (0.6, 1.4):
+            wanted = torch.from_numpy(np.asarray(kind(picture).enhance(factor), dtype=np.float32) / 255.0)
+            factors = torch.ones(1, 3)
+            factors[0, index] = factor
+            torch.testing.assert_close(jittered(exact, factors)[0], wanted, atol=2 / 255, rtol=0)
+    assert torch.equal(jittered(exact, torch.ones(1, 3)), exact)
+    guidance = make(clip, colour_jitter=0.3)
+    seen = guidance._augmented(exact.expand(4, -1, -1, -1), generator())
+    assert len({round(one.mean().item(), 4) for one in seen}) == 4
 
 
 def test_an_example_picture_counts_as_much_as_the_text(clip: ClipJudge, tmp_path: Path) -> None:
@@ -91,6 +145,27 @@ def test_an_example_picture_counts_as_much_as_the_text(clip: ClipJudge, tmp_path
         torch.testing.assert_close(guidance.view_features[index], F.normalize(texts[index] + example, dim=-1))
     with pytest.raises(ConfigError, match="cannot be read"):
         make(clip, image=str(tmp_path / "absent.png"))
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    white = clip.image_features(torch.ones(1, 20, 20, 3))[0]
+    seen = make(clip, image=str(tmp_path / "clear.png")).view_features[0]
+    torch.testing.assert_close(seen, F.normalize(texts[0] + white, dim=-1))
+
+
+def test_what_is_missing_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    check_clip(ClipConfig())
+    for config, error in (
+        (ClipConfig(model="/no/such"), ModelNotFoundError),
+        (ClipConfig(image=str(tmp_path / "absent.png")), ConfigError),
+        (ClipConfig.model_validate({"view_images": {"side": str(tmp_path / "absent.png")}}), ConfigError),
+    ):
+        with pytest.raises(error):
+            check_clip(config)
+
+
+def test_the_judge_guides_nothing() -> None:
+    with pytest.raises(ValueError, match="kept for judging"):
+        ClipConfig(model="judge")
 
 
 def test_both_pulls_are_added_by_their_schedules_and_a_zero_is_not_computed(clip: ClipJudge) -> None:
@@ -109,6 +184,19 @@ def test_both_pulls_are_added_by_their_schedules_and_a_zero_is_not_computed(clip
     late = call(mixed, IMAGES, [0.0, 0.0], step=10)
     torch.testing.assert_close(late.loss, 0.5 * alone.loss)
     assert len(calls) == 1 and late.timesteps.tolist() == []
+
+
+def test_score_distillation_beside_clip_sees_each_view_once(clip: ClipJudge) -> None:
+    seen = []
+
+    def diffusion(images: torch.Tensor, *_: object) -> Any:
+        seen.append(images)
+        return SimpleNamespace(loss=images.sum(), gradient_norm=3.0, timesteps=torch.tensor([7]))
+
+    mixed = MixedGuidance([(lambda step: 0.5, make(clip, copies=3)), (lambda step: 1.0, diffusion)])
+    assert mixed.copies == 3
+    call(mixed, torch.cat([IMAGES, 1 - IMAGES, IMAGES]), [0.0, 90.0])
+    assert torch.equal(seen[0], IMAGES)
 
 
 def test_clip_alone_loads_no_diffusion_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.factory import make_guidance
+from dreamfusion.guidance.models import package_directory
 from dreamfusion.guidance.sampling import BATCH, sample_images
 from dreamfusion.guidance.schedulers import SCHEDULERS, check_scheduler, load_sampler
 
@@ -124,3 +126,30 @@ def test_a_sampler_that_corrects_itself_is_not_heard(
 ) -> None:
     load_sampler(tiny_sd1, False, "DPMSolverSinglestep", 5)
     assert capfd.readouterr().err == ""
+
+
+FEW_STEP_MODELS = ("LCM", "TCD")  # draw noise anew at each step, which only models trained for it can take
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in FEW_STEP_MODELS])
+@pytest.mark.parametrize("steps", [20, 50])
+def test_gaussian_data_keep_their_spread_with_every_scheduler(name: str, steps: int) -> None:
+    """The exact denoiser of N(0, 1/4) under the embedded model's cosine schedule, whose noise ends 20,000 times the signal."""
+    directory = package_directory() / "miniature" / "stable-diffusion"
+    sampler = load_sampler(directory, False, name, steps)
+    ddim: Any = DDIMScheduler.from_pretrained(directory / "scheduler")
+    abar = ddim.alphas_cumprod.double()
+    log_sigmas = ((1 - abar) / abar).sqrt().log()
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
+    takes_generator = "generator" in inspect.signature(sampler.step).parameters
+    options: Any = {"generator": torch.Generator().manual_seed(1)} if takes_generator else {}
+    for timestep in sampler.timesteps:
+        seen = sampler.scale_model_input(x, timestep)
+        low = int(timestep)  # some samplers look between two timesteps
+        sigma = torch.lerp(log_sigmas[low], log_sigmas[min(low + 1, 999)], float(timestep) - low).exp()
+        signal, noise_std = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
+        clean = signal * 0.25 / (signal**2 * 0.25 + noise_std**2) * seen
+        noise = (seen - signal * clean) / noise_std
+        v = (signal * noise - noise_std * clean).float()
+        x = sampler.step(v, timestep, x, **options).prev_sample
+    assert x.std().item() == pytest.approx(0.5, rel=0.15)

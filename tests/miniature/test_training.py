@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamfusion.errors import CheckpointCorruptError, DeviceError, DreamfusionError
+from dreamfusion.guidance.clip import load_clip
 from dreamfusion.miniature.dataset import make_shard
 from dreamfusion.miniature.training import diffusion, loop, stages
 from dreamfusion.miniature.training.autoencoder import edges
@@ -467,3 +469,25 @@ def test_devices_that_are_not_there_are_refused() -> None:
 def test_indices_are_within_the_data() -> None:
     drawn = draw_indices(7, 1000, torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == set(range(7))
+
+
+# ------------------------------------------------------------------------------------------------ the judge
+
+
+def test_the_judge_shares_nothing_with_the_clip_that_guides(work: Path) -> None:
+    plan = replace(tiny_plan(work), shards=1, shard_size=12, budget=Budget(steps=1))
+    stages.run_judge(plan)
+    stages.run_clip(plan)
+    stages.run_export(plan)
+    own, judge = (plan.package / name for name in ("clip", "judge"))
+    first, second = (
+        json.loads((folder / "config.json").read_text())["vision_config"] for folder in (own, judge)
+    )
+    assert (first["hidden_size"], second["hidden_size"]) == (16, 12)
+    assert (first["num_hidden_layers"], second["num_hidden_layers"]) == (1, 3)
+    found = load_clip(judge)  # with its own tokenizer and preprocessing
+    assert found.text_features(["a red duck", "a blue cow"]).shape == (2, 12)
+    pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, stages.judge_plan(plan))]
+    assert not torch.equal(*pictures)
+    assert [path.name for path in stages.judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
+    assert "judge" not in stages.STAGES and "judge" in stages.RUNNERS

@@ -46,6 +46,8 @@ def test_blenders_layout(write_blender: Write) -> None:
     azimuth = dataset.train.cameras.azimuth_deg
     torch.testing.assert_close(azimuth[:3], torch.tensor([0.0, 60.0, 120.0]), atol=1e-3, rtol=0)
     assert dataset.held_out.rgba[1, 10, 10].tolist() == [110, 200, 30, 255]
+    # The grey under an opacity of 0 is nothing.
+    assert dataset.held_out.rgba[1, 0, 0].tolist() == [0, 0, 0, 0]
     # A disc of 5 pixels radius at distance 4 and focal length 30: a ball of radius 4 sin(atan(5 / 30)), and the margin.
     radius = np.linalg.det(dataset.from_dataset[:3, :3]) ** (-1 / 3)
     assert radius == pytest.approx(1.1 * 4 * np.sin(np.arctan(5 / 30)), rel=0.05)
@@ -65,13 +67,29 @@ def test_nerfstudio_and_instant_ngp(write_transforms: Write) -> None:
     assert radius == pytest.approx(4 * np.sin(np.arctan(10 / 30)), rel=1e-3)
 
 
-def test_intrinsics_of_each_frame_and_names_to_hold_out(write_transforms: Write) -> None:
+@pytest.mark.parametrize("key", ["test_filenames", "val_filenames"])
+def test_intrinsics_of_each_frame_and_names_to_hold_out(write_transforms: Write, key: str) -> None:
     frame = {"fl_x": 31.0, "fl_y": 29.0, "cx": 11.0, "cy": 10.5, "w": 24, "h": 20}
-    folder = write_transforms(intrinsics={}, per_frame=frame, test_filenames=["images/frame_00003.png"])
+    folder = write_transforms(intrinsics={}, per_frame=frame, **{key: ["images/frame_00003.png"]})
     dataset = read(folder)
     assert dataset.held_out is not None and dataset.held_out.names == ["frame_00003.png"]
     assert dataset.train.cameras.intrinsics is not None
     assert dataset.train.cameras.intrinsics[0].tolist() == [31.0, 29.0, 11.0, 10.5]
+
+
+def test_the_principal_point_is_the_middle_where_nobody_says_otherwise(write_transforms: Write) -> None:
+    dataset = read(write_transforms(intrinsics={"fl_x": 30.0}))
+    assert dataset.train.cameras.intrinsics is not None
+    assert dataset.train.cameras.intrinsics[0].tolist() == [30.0, 30.0, 12.0, 10.0]
+
+
+def test_what_is_held_out_goes_by_names_and_not_by_the_lists_order(write_transforms: Write) -> None:
+    folder = write_transforms()
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    change(folder, frames=frames[4:] + frames[:4])
+    dataset = read(folder)
+    assert dataset.held_out is not None
+    assert dataset.held_out.names == ["frame_00000.png", "frame_00008.png"]
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -133,6 +151,26 @@ def test_a_mask_takes_pixels_away(write_transforms: Write) -> None:
     cameras, pixels = train.draw(500, torch.Generator().manual_seed(0))
     assert cameras.intrinsics is not None and (cameras.intrinsics[:, 3] <= 10.0 - 5).all()
     assert pixels.shape == (500, 1, 1, 4)
+    # A pixel that is made of real and of masked ones is not real.
+    half = read(folder, downscale=2).train
+    assert not half.real[:, :3].any() and half.real[:, 3:].all()
+
+
+def test_a_drawn_pixel_comes_with_its_own_ray(write_transforms: Write) -> None:
+    """In pictures that are wider than high: each pixel's colour says where it is, and its camera's principal point too."""
+    folder = write_transforms()
+    rows, columns = np.mgrid[:20, :24]
+    for index, path in enumerate(sorted((folder / "images").iterdir())):
+        planes = [rows, columns, np.full_like(rows, index)]
+        Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8)).save(path)
+    train = read(folder).train
+    cameras, pixels = train.draw(300, torch.Generator().manual_seed(0))
+    row, column, picture = (pixels[:, 0, 0, :3] * 255).round().long().unbind(-1)
+    assert cameras.intrinsics is not None
+    torch.testing.assert_close(cameras.intrinsics[:, 2], 12.0 - column)
+    torch.testing.assert_close(cameras.intrinsics[:, 3], 10.0 - row)
+    assert torch.equal(cameras.c2w, train.cameras.c2w[picture - 1])
+    assert len(set(row.tolist())) == 20 and len(set(column.tolist())) == 24
 
 
 def test_downscaled_pictures_see_the_same(write_transforms: Write) -> None:

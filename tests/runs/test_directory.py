@@ -200,7 +200,10 @@ def test_without_a_checkpoint_the_run_says_so(tmp_path: Path) -> None:
 
 def test_output_folders_are_probed_before_anything_is_computed(tmp_path: Path) -> None:
     directory.check_writable(tmp_path / "new" / "outputs")
-    assert list((tmp_path / "new" / "outputs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    directory.check_writable(tmp_path / "old")
+    assert list((tmp_path / "old").iterdir()) == []
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError):

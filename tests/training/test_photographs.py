@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dreamfusion.cameras import Cameras, orbit_cameras, pencil_cameras
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.evaluation.held_out import look_at_held_out
 from dreamfusion.posed_images.dataset import PosedDataset, PosedImages
+from dreamfusion.rendering.shading import ALBEDO
 from dreamfusion.training.photographs import Photographs
 from dreamfusion.training.trainer import Trainer
 
@@ -116,3 +118,38 @@ def test_a_pencil_is_one_ray_of_its_camera(dataset: PosedDataset) -> None:
     _, single = pencils.rays()
     torch.testing.assert_close(single[:, 0, 0], whole[view, row, column], atol=1e-6, rtol=0)
     assert torch.equal(pencils.forward, cameras.forward[view])
+
+
+def test_a_learnt_background_does_not_pull_on_its_own_target(
+    make_config: MakeConfig, dataset: PosedDataset
+) -> None:
+    """loss = mean (F + (1 - o) B - C - (1 - a) sg(B))^2, by hand: its slope in B has no part from the target."""
+    environment: dict[str, Any] = RANDOM_BACKGROUND | {"background": {"kind": "environment", "width": 4}}
+    trainer = Trainer(make_config(scene=environment), photographs=Photographs(dataset, 64))
+    cameras, pixels = trainer._views()
+    assert pixels is not None
+    output = trainer._render(cameras, ALBEDO)
+    background = output.background.detach().requires_grad_(True)
+    opacity, foreground = output.opacity.detach(), output.foreground_rgb.detach()
+    seen = replace(output, background=background, rgb=foreground + (1 - opacity)[..., None] * background)
+    pull = Photographs(dataset, 64).pull(seen, pixels)
+    (slope,) = torch.autograd.grad(pull.loss, background)
+    difference = seen.rgb - pixels[..., :3] - (1 - pixels[..., 3:]) * background
+    wanted = 2 * difference * (1 - opacity)[..., None] / difference.numel()
+    torch.testing.assert_close(slope, wanted.detach())
+    assert slope.abs().max() > 0
+
+
+def test_pixels_that_are_not_real_do_not_count(make_config: MakeConfig, dataset: PosedDataset) -> None:
+    assert dataset.held_out is not None
+    trainer = Trainer(make_config(scene=RANDOM_BACKGROUND), photographs=Photographs(dataset, 64))
+    clean = dataset.held_out
+    real = clean.real.clone()
+    real[:, :8] = False
+    spoilt = clean.rgba.clone()
+    spoilt[:, :8] = 255 - spoilt[:, :8]
+    masked = [
+        next(iter(look_at_held_out(trainer.renderer, replace(clean, rgba=rgba, real=real))))
+        for rgba in (clean.rgba, spoilt)
+    ]
+    assert masked[0].psnr == masked[1].psnr

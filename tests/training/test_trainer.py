@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +89,41 @@ def test_pictures_grow_and_a_resumed_run_grows_with_them(
     run(resumed, 7 - cut)
     assert sides == [8, 8, 16, 16, 32, 32, 32][cut:]
     assert differing(unbroken, resumed) == []
+
+
+def test_a_guidance_that_wants_copies_sees_the_views_over_other_backgrounds(make_config: MakeConfig) -> None:
+    class Looking:
+        copies = 3
+        seen: tuple[Tensor, Tensor]
+
+        def __call__(
+            self,
+            images: Tensor,
+            azimuth_deg: Tensor,
+            elevation_deg: Tensor,
+            step: int,
+            noise_generator: torch.Generator,
+            timestep_generator: torch.Generator,
+        ) -> Any:
+            self.seen = images.detach(), azimuth_deg
+            none = torch.empty(0, dtype=torch.int64)
+            return SimpleNamespace(loss=images.mean(), gradient_norm=0.0, timesteps=none)
+
+    looking = Looking()
+    config = make_config(**SCENE_OF_RANDOM_COLOUR, cameras={"resolution": 16, "views_per_step": 2})
+    trainer = Trainer(config, guidance=looking)
+    metrics = trainer.train_step()
+    images, azimuth_deg = looking.seen
+    assert images.shape == (6, 16, 16, 3) and azimuth_deg.shape == (2,) and metrics.gradient_norm > 0
+    # In a corner nothing is but the background; in the middle of a soft ball each shines through as much.
+    assert len({tuple(corner.tolist()) for corner in images[:, 0, 0]}) == 6
+    for view in range(2):
+        shown = images[view::2]
+        through = (shown[1] - shown[0]) / (shown[1, 0, 0] - shown[0, 0, 0])
+        torch.testing.assert_close(
+            through, (shown[2] - shown[0]) / (shown[2, 0, 0] - shown[0, 0, 0]), atol=1e-3, rtol=0
+        )
+        assert 0.0 <= through[8, 8].min() < 0.9
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])

@@ -17,7 +17,8 @@ from dreamfusion.miniature.training.models import IMAGE_SIZE, make_scheduler
 from dreamfusion.miniature.training.tokenizer import copy_tokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PIPELINE_FOLDER, CLIP_FOLDER, VOCABULARY_FILE = "stable-diffusion", "clip", "vocabulary.json"
+PIPELINE_FOLDER, CLIP_FOLDER, JUDGE_FOLDER = "stable-diffusion", "clip", "judge"
+VOCABULARY_FILE = "vocabulary.json"
 FILE_LIMIT, TOTAL_LIMIT = 16 * 2**20, 40 * 2**20
 
 

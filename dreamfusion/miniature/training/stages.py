@@ -1,6 +1,8 @@
 """The stages of the miniature's training, each resumable on its own.
 
 world -> tokenizer -> texts -> autoencoder -> latents -> clip -> diffusion -> export
+
+`judge` stands apart: a second CLIP, by which nothing is guided, on pictures of its own.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokeni
 
 STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diffusion", "export")
 LATENT_STATISTICS_PICTURES = 2048
+# Of the judge's pictures and of its draws; far from all that the other stages use.
+JUDGE_FIRST_SHARD, JUDGE_SEED = 10_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     shards: int = 20
+    first_shard: int = 0
     shard_size: int = 8192
     workers: int = 1
     from_shipped: bool = False
@@ -65,6 +70,7 @@ class Plan:
     learning_rate: float | None = None
     muon: bool = False
     package: Path = export.PACKAGE
+    clip_folder: str = export.CLIP_FOLDER
     world: str = "core"
     meshes: Path = Path(".cache/meshes")
 
@@ -113,6 +119,7 @@ def run_world(plan: Plan) -> None:
     common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
     common += ["--workers", str(plan.workers), "--device", str(plan.device)]
     common += ["--world", plan.world, "--meshes", str(plan.meshes)]
+    common += ["--first", str(plan.first_shard)]
     dataset.main([*common, "--shards", str(plan.shards)])
     dataset.main([*common, "--shards", "1", "--split", "held_out"])
 
@@ -275,7 +282,7 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
     """A new one, or the shipped one with --from-shipped."""
     tokenizer = run_tokenizer(plan)
     with seeded(plan.seed + 1):
-        shipped = plan.package / export.CLIP_FOLDER
+        shipped = plan.package / plan.clip_folder
         if plan.from_shipped:
             clip = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
         else:
@@ -302,6 +309,32 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
 def run_clip(plan: Plan) -> None:
     """Trains the small CLIP."""
     fit(clip_learner(plan), plan.checkpoint("clip"), plan.budget, say)
+
+
+def judge_plan(plan: Plan) -> Plan:
+    """A second CLIP's plan, which shares nothing with the first one's: folder, pictures, seed; narrower and deeper towers."""
+    sizes = replace(
+        plan.sizes,
+        clip_width=plan.sizes.clip_width * 3 // 4,
+        clip_projection=plan.sizes.clip_projection * 3 // 4,
+        clip_layers=plan.sizes.clip_layers + 2,
+    )
+    return replace(
+        plan,
+        work=plan.work / "judge",
+        sizes=sizes,
+        seed=plan.seed + JUDGE_SEED,
+        first_shard=plan.first_shard + JUDGE_FIRST_SHARD,
+        clip_folder=export.JUDGE_FOLDER,
+    )
+
+
+def run_judge(plan: Plan) -> None:
+    """Renders another draw of the world and trains the judge on it, in work/judge."""
+    plan = judge_plan(plan)
+    run_world(plan)
+    run_texts(plan)
+    run_clip(plan)
 
 
 def _text_tower(plan: Plan, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -386,18 +419,21 @@ def run_export(plan: Plan) -> None:
             plan.checkpoint("diffusion"),
             lambda: export.export_pipeline(target, vae, diffusion.unet, diffusion.text, tokenizer),
         )
-    if plan.checkpoint("clip").exists():
-        clip = clip_learner(plan, with_data=False)
-        target_clip = plan.package / export.CLIP_FOLDER
-        _averaged(
-            clip, plan.checkpoint("clip"), lambda: export.export_clip(target_clip, clip.model, tokenizer)
-        )
+    for one in (plan, judge_plan(plan)):
+        if one.checkpoint("clip").exists():
+            _export_clip(one)
     export.write_vocabulary(plan.package / export.VOCABULARY_FILE, lexicon(plan.world))
     sizes = export.shipped_sizes(plan.package)
     for name, size in sizes.items():
         say(f"{name} {size / 2**20:.2f} MiB")
     if sum(sizes.values()) > export.TOTAL_LIMIT or max(sizes.values(), default=0) > export.FILE_LIMIT:
         raise DreamfusionError("the weights are too large to ship", expected="40 MiB in all, 16 MiB a file")
+
+
+def _export_clip(plan: Plan) -> None:
+    clip, tokenizer = clip_learner(plan, with_data=False), plan.work / "tokenizer"
+    target = plan.package / plan.clip_folder
+    _averaged(clip, plan.checkpoint("clip"), lambda: export.export_clip(target, clip.model, tokenizer))
 
 
 RUNNERS: dict[str, Callable[[Plan], object]] = {
@@ -408,5 +444,6 @@ RUNNERS: dict[str, Callable[[Plan], object]] = {
     "latents": run_latents,
     "clip": run_clip,
     "diffusion": run_diffusion,
+    "judge": run_judge,
     "export": run_export,
 }
