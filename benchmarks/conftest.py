@@ -49,4 +49,5 @@ def fitted() -> Fitted:
         optimizer.apply(step)
     error = (output.rgb - truth).square().mean().item()
     assert error < 0.02, f"the object to measure on was not found: mean squared error {error:.3f}"
-    return Fitted(config, renderer, orbit_cameras(30.0, 20.0, 2.5, 43.5, config.cameras.resolution))
+    side = config.cameras.resolution.largest
+    return Fitted(config, renderer, orbit_cameras(30.0, 20.0, 2.5, 43.5, side))

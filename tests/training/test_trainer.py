@@ -75,7 +75,7 @@ def test_pictures_grow_and_a_resumed_run_grows_with_them(
     config = lively(make_config, cameras=growing)
     sides: list[int] = []
 
-    def watched(images: Tensor, *arguments: Any) -> Any:
+    def watched(images: Tensor, *arguments: Any, **more: Any) -> Any:
         sides.append(images.shape[1])
         return oracle(images, *arguments)
 
