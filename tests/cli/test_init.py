@@ -87,7 +87,7 @@ def test_a_wrong_clip_ends_the_command_before_a_run_is_made(dreamfusion: Callabl
     words = ("train", "a duck", "--guidance", "clip", "--device", "cpu", "--set")
     for text, code, what in (
         ("clip.model=/no/such", 15, "error: no CLIP in /no/such"),
-        ("clip.image=absent.png", 11, "error: the example picture absent.png cannot be read"),
+        ("clip.image=absent.png", 11, "error: the example picture absent.png is not there"),
         ("clip.model=judge", 11, "error: config key 'clip'"),
     ):
         answer = dreamfusion(*words, text)

@@ -38,6 +38,7 @@ def home(tmp_path: Path, monkeypatch) -> None:
     def refuse(*arguments: Any, **options: Any) -> str:
         raise ConnectionError("no network in a test")
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
 
 
@@ -93,6 +94,7 @@ def test_each_family_has_one_of_its_own(tiny_sd1: Path, tiny_sdxl: Path, tiny_if
         asked.append((repo, options["revision"]))
         raise ConnectionError("no network in a test")
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     for model in (tiny_sd1, tiny_sdxl):
         with pytest.raises(ModelNotFoundError, match="no network in a test"):

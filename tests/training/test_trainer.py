@@ -338,7 +338,7 @@ def test_metrics_mean_something_and_fit_in_json(make_config: MakeConfig, oracle:
     metrics = run(trainer, 2)[-1]
     told = json.loads(json.dumps(metrics.as_dict(), allow_nan=False))
     assert told["step"] == 2 and len(told["timesteps"]) == 2
-    assert set(told["losses"]) == {"orientation", "opacity", "entropy"}
+    assert set(told["losses"]) == {"orientation", "opacity", "entropy", "convexity"}
     assert set(told["cost"]["seconds"]) == {"render", "guidance", "backward", "optimizer"}
     assert told["cost"]["peak_memory_mb"] > 10
     assert 0 < told["opacity"] < told["ball_opacity"] < 1
