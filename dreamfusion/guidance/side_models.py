@@ -53,7 +53,10 @@ def check_clip(config: ClipConfig) -> None:
     views = config.view_images
     for picture in (config.image, views.front, views.side, views.back, views.overhead):
         if picture is not None and not Path(picture).expanduser().is_file():
-            raise ConfigError(f"the example picture {picture} is not there", hint="name another file with clip.image or clip.view_images")
+            raise ConfigError(
+                f"the example picture {picture} is not there",
+                hint="name another file with clip.image or clip.view_images",
+            )
 
 
 def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Path) -> Path | None:
