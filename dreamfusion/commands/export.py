@@ -212,17 +212,12 @@ def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]
 @contextmanager
 def _memory(option: str) -> Iterator[None]:
     """Running out of memory, on the host or on a GPU, as one line that says which option to lower."""
-    import torch
+    from dreamfusion.training.memory import is_out_of_memory
 
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemoryError(
-            "there is not enough memory for this export", hint=f"lower {option}"
-        ) from error
-    except RuntimeError as error:
-        # torch's allocator for the CPU has no error class of its own.
-        if "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             "there is not enough memory for this export", hint=f"lower {option}"
