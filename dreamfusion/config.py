@@ -409,11 +409,15 @@ class ViewPromptConfig(_Strict):
     rule: Literal["none", "nearest", "threestudio", "interpolate"] = "nearest"
     overhead_elevation_deg: float = Field(default=60.0, ge=0.0, le=90.0)
     front_halfwidth_deg: float = Field(default=45.0, gt=0.0, le=90.0)
+    split_sides: bool = Field(
+        default=False,
+        description='"left" and "right" view for a model that tells them apart, instead of "side"',
+    )
     template: Annotated[str, AfterValidator(_with_prompt)] = Field(
         default="{prompt}, {view} view", description="{prompt} and {view} are filled in"
     )
     front: str | None = Field(default=None, description="whole text for the front; None: from the template")
-    side: str | None = None
+    side: str | None = Field(default=None, description="for both sides")
     back: str | None = None
     overhead: str | None = None
     negative: ViewNegativesConfig = ViewNegativesConfig()

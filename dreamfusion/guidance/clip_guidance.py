@@ -24,7 +24,7 @@ from torch.profiler import record_function
 from dreamfusion.config import ClipConfig, ExperimentConfig, ViewPromptConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.clip import ClipJudge, load_clip
-from dreamfusion.guidance.prompts import ViewPrompts
+from dreamfusion.guidance.prompts import ViewPrompts, view_key
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ClipGuidance:
         self.clip = clip or load_clip(config.model, device)
         texts = self.prompts.texts()
         features = self.clip.text_features(list(texts.values()))
-        pictures = [getattr(config.view_images, view, None) or config.image for view in texts]
+        pictures = [getattr(config.view_images, view_key(view), None) or config.image for view in texts]
         wanted = [
             row if picture is None else F.normalize(row + self._example(picture), dim=-1)
             for row, picture in zip(features, pictures, strict=True)

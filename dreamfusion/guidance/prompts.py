@@ -8,11 +8,12 @@ Three rules in use, and none:
                   above an elevation
     interpolate   embeddings mixed linearly over the azimuth, front to side to back; no overhead (stable-dreamfusion)
     none          the prompt as it is
+
+With `split_sides` the side of a rule is the thing's left side for azimuths above 0 and its right side below: to a model that
+knows the difference, "side view" is the mean of two pictures that face opposite ways.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,8 @@ from torch import Tensor
 from dreamfusion.config import ViewPromptConfig
 from dreamfusion.errors import PromptError
 
-View = Literal["front", "side", "back", "overhead"]
-VIEWS: tuple[View, ...] = ("front", "side", "back", "overhead")
+VIEWS = ("front", "side", "back", "overhead")
+SIDES = ("left", "right")
 
 
 class ViewPrompts:
@@ -45,13 +46,16 @@ class ViewPrompts:
             case "none":
                 return ("any",)
             case "interpolate":
-                return ("front", "side", "back")
+                plain = VIEWS[:3]
             case "nearest" | "threestudio":
-                return VIEWS
+                plain = VIEWS
+        if not self.config.split_sides:
+            return plain
+        return tuple(view for word in plain for view in (SIDES if word == "side" else (word,)))
 
-    def text(self, view: View) -> str:
+    def text(self, view: str) -> str:
         """The text of a view: the one given for it in the config, or the template's."""
-        override = getattr(self.config, view)
+        override = getattr(self.config, view_key(view))
         if override is not None:
             return override
         # Not str.format: a prompt may hold braces of its own.
@@ -61,7 +65,7 @@ class ViewPrompts:
         """View -> text, in the order of `weights`' columns."""
         if self.config.rule == "none":
             return {"any": self.prompt}
-        return {view: self.text(view) for view in VIEWS if view in self.views}
+        return {view: self.text(view) for view in self.views}
 
     def weights(
         self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"]
@@ -75,15 +79,16 @@ class ViewPrompts:
             case "interpolate":
                 front = (1.0 - from_front / 90.0).clamp(min=0.0)
                 back = (from_front / 90.0 - 1.0).clamp(min=0.0)
-                return torch.stack([front, 1.0 - front - back, back], dim=-1)
+                weights = torch.stack([front, 1.0 - front - back, back], dim=-1)
             case "nearest":
-                return self._switch(from_front, elevation_deg, halfwidth_deg=45.0)
+                weights = self._switch(from_front, elevation_deg, halfwidth_deg=45.0)
             case "threestudio":
-                return self._switch(from_front, elevation_deg, self.config.front_halfwidth_deg)
+                weights = self._switch(from_front, elevation_deg, self.config.front_halfwidth_deg)
+        return self._sided(weights, azimuth_deg)
 
     def negatives(self, default: str) -> dict[str, str]:
         """View -> negative prompt, in the order of `weights`' columns: the one given for the view, or the default."""
-        given = {view: getattr(self.config.negative, view, None) for view in self.texts()}
+        given = {view: getattr(self.config.negative, view_key(view), None) for view in self.texts()}
         # An empty text is one too: a view of which nothing is to be kept away.
         return {view: default if text is None else text for view, text in given.items()}
 
@@ -103,8 +108,8 @@ class ViewPrompts:
         near_front = from_front < 90.0
         # 1 at the front and 0 at the side; then 1 at the side and 0 at the back.
         front_share, side_share = 1.0 - from_front / 90.0, 2.0 - from_front / 90.0
-        columns = list(self.views)
-        front, side, back = (one_hot(columns.index(v), len(columns)).to(from_front) for v in VIEWS[:3])
+        count = 3 if self.config.rule == "interpolate" else len(VIEWS)
+        front, side, back = (one_hot(VIEWS.index(v), count).to(from_front) for v in VIEWS[:3])
 
         def mix(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
             return share[:, None] * a + (1.0 - share)[:, None] * b
@@ -118,11 +123,20 @@ class ViewPrompts:
             torch.stack([_decay(4.0, -2.426, front_share), _decay(4.0, -2.426, 1.0 - front_share)], dim=1),
             torch.stack([_decay(1.0, -0.606, side_share), _decay(1.0, 0.967, side_share)], dim=1),
         )
-        if "overhead" in columns:
+        if count == len(VIEWS):
             overhead = (elevation_deg > self.config.overhead_elevation_deg)[:, None]
-            above = one_hot(columns.index("overhead"), len(columns)).to(from_front)
+            above = one_hot(VIEWS.index("overhead"), count).to(from_front)
             wanted, coefficients = torch.where(overhead, above, wanted), coefficients * ~overhead
+        wanted, first, second = (self._sided(rows, azimuth_deg) for rows in (wanted, first, second))
         return wanted, (first, second), coefficients
+
+    def _sided(self, weights: Float[Tensor, "b plain"], azimuth_deg: Float[Tensor, " b"]) -> Tensor:
+        # The column of the side becomes two, of which the side that the camera is not on gets nothing.
+        if not self.config.split_sides:
+            return weights
+        left = torch.remainder(azimuth_deg, 360.0) < 180.0
+        before, side, after = weights[:, :1], weights[:, 1], weights[:, 2:]
+        return torch.cat([before, torch.stack([side * left, side * ~left], dim=-1), after], dim=-1)
 
     def _switch(
         self, from_front: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], halfwidth_deg: float
@@ -132,6 +146,11 @@ class ViewPrompts:
         back = (from_front > 180.0 - halfwidth_deg) & ~overhead
         side = ~(front | back | overhead)
         return torch.stack([front, side, back, overhead], dim=-1).to(from_front)
+
+
+def view_key(view: str) -> str:
+    """What a view is called in the config, where both sides are one."""
+    return "side" if view in SIDES else view
 
 
 def one_hot(index: int, size: int) -> Float[Tensor, " size"]:

@@ -10,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from dreamfusion.miniature.world import SceneSpec, Thing
 
-VIEWS = ("front", "side", "back", "overhead")
+# What a picture is labelled with; a caption may also say "side" of either side.
+VIEWS = ("front", "left", "right", "back", "overhead")
 OVERHEAD_ELEVATION_DEG = 60.0
 FRONT_HALFWIDTH_DEG = 45.0
 BACK_HALFWIDTH_DEG = 45.0
@@ -54,18 +55,28 @@ PREFIXES = ("a photo of", "a 3d render of", "a dslr photo of")
 PREFIX_SHARE = 0.4
 VIEW_SHARE = 0.85
 SYNONYM_SHARE = 0.3
+EITHER_SIDE_SHARE = 0.3
 NO_ARTICLE_SHARE = 0.08
 THE_SHARE = 0.04
 
 
 def view_word(azimuth_deg: float | int, elevation_deg: float | int) -> str:
-    """Which view a camera sees: "overhead" above 60 degrees, else "front", "side" or "back" by azimuth."""
+    """Which of `VIEWS` a camera sees: "overhead" above 60 degrees, else by azimuth; +90 is the thing's own left side."""
     if elevation_deg > OVERHEAD_ELEVATION_DEG:
         return "overhead"
-    azimuth = abs((azimuth_deg + 180.0) % 360.0 - 180.0)
-    if azimuth < FRONT_HALFWIDTH_DEG:
+    azimuth = (azimuth_deg + 180.0) % 360.0 - 180.0
+    if abs(azimuth) < FRONT_HALFWIDTH_DEG:
         return "front"
-    return "back" if azimuth > 180.0 - BACK_HALFWIDTH_DEG else "side"
+    if abs(azimuth) > 180.0 - BACK_HALFWIDTH_DEG:
+        return "back"
+    return "left" if azimuth > 0 else "right"
+
+
+def said_view(view: str, rng: np.random.Generator) -> str:
+    """The view as a caption has it: ", left view", or at times ", side view" for it."""
+    if view in ("left", "right") and rng.random() < EITHER_SIDE_SHARE:
+        view = "side"
+    return f", {view} view"
 
 
 def with_article(phrase: str) -> str:
@@ -117,7 +128,7 @@ def caption(spec: SceneSpec, view: str | None, rng: np.random.Generator) -> str:
     if style >= NO_ARTICLE_SHARE and rng.random() < PREFIX_SHARE:
         text = f"{PREFIXES[int(rng.integers(len(PREFIXES)))]} {text}"
     if view is not None and rng.random() < VIEW_SHARE:
-        text = f"{text}, {view} view"
+        text += said_view(view, rng)
     return text
 
 
@@ -126,7 +137,7 @@ def vocabulary() -> tuple[str, ...]:
     from dreamfusion.miniature.nouns import NOUNS
     from dreamfusion.miniature.nouns_builder import COLORS
 
-    texts = ["a", "an", "the", "view", *VIEWS, *PREFIXES, *NOUNS, *COLORS]
+    texts = ["a", "an", "the", "side", "view", *VIEWS, *PREFIXES, *NOUNS, *COLORS]
     for table in (NOUN_WORDS, COLOR_WORDS, RELATION_WORDS):
         texts += [word for words in table.values() for word in words]
     return tuple(sorted({word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}))

@@ -69,7 +69,7 @@ class Lexicon:
         """Every word that a caption can hold, lower case, sorted."""
         if self.name == "core":
             return captions.vocabulary()
-        texts = ["a", "an", "the", "view", *captions.VIEWS, *WIDE_PREFIXES]
+        texts = ["a", "an", "the", "side", "view", *captions.VIEWS, *WIDE_PREFIXES]
         for table in (self.nouns, self.colors, self.relations):
             texts += [word for words in table.values() for word in words]
         texts += [plural(words[0]) for words in self.nouns.values()]
@@ -159,7 +159,7 @@ def _wide_caption(lexicon: Lexicon, spec: SceneSpec, view: str | None, rng: np.r
     kept = [word for word in words if rng.random() >= DROPPED_WORD_SHARE]
     text = " ".join(kept or words)
     if view is not None and rng.random() < VIEW_SHARE:
-        text = f"{text}, {view} view"
+        text += captions.said_view(view, rng)
     return text
 
 

@@ -48,7 +48,7 @@ _NOUNS = (
     Noun("owl", animals.owl, ("brown", "gray"), 0.8, 0.05, wears=True),
     Noun("snowman", animals.snowman, ("white",), 1.1, 0.05, wears=True),
     Noun("robot", animals.robot, ("gray",), 1.1, 0.1, wears=True),
-    Noun("surfboard", vehicles.surfboard, (), 1.65, 1.0),
+    Noun("surfboard", vehicles.surfboard, (), 1.45, 1.0),
     Noun("car", vehicles.car, (), 1.3, 0.8),
     Noun("truck", vehicles.truck, (), 1.5, 0.7),
     Noun("bus", vehicles.bus, ("yellow", "red"), 1.5, 0.7),

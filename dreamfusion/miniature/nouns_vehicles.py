@@ -23,7 +23,7 @@ TAIL_LAMP = (0.80, 0.05, 0.05)
 
 
 def surfboard(b: Builder) -> None:
-    long, wide = b.vary(1.05, 0.06), b.vary(0.31, 0.08)
+    long, wide = b.vary(0.92, 0.06), b.vary(0.35, 0.08)
     y = 0.21
     b.sphere((0, y, 0), (long, 0.07, wide), b.main)
     stripe = PAPER if b.rng.random() < 0.7 and sum(b.main) < 2.3 else accent(b.main, 0.75)

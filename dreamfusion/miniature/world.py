@@ -22,7 +22,7 @@ from dreamfusion.miniature.nouns import NOUNS, sculpt
 from dreamfusion.miniature.nouns_builder import COLORS, Builder, Rgb, Seat
 from dreamfusion.miniature.solids import Solids, bounds, merge, ray_intervals, surface_points
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 
 Relation = Literal["on", "next to", "under", "wearing", "in"]
 Split = Literal["train", "held_out"]
@@ -39,6 +39,8 @@ COLOR_SHARE = 0.5
 RELATION_SHARES: dict[Relation, float] = {"on": 0.56, "next to": 0.22, "under": 0.08, "wearing": 0.14}
 HELD_OUT_PERCENT = 12
 ALWAYS_HELD_OUT_PAIR = frozenset({"peacock", "surfboard"})
+# The least and the largest size of a thing beside what it stands on: at 64 px a smaller one is a blot.
+ON_SIZES = (0.65, 1.0)
 # How deep a thing presses into what it rests on, so that no crack shows.
 SINK = 0.008
 
@@ -293,7 +295,7 @@ def _on(upper: _Placed, lower: _Placed) -> tuple[Solids, Solids]:
     seat, extent = lower.seat, upper.extent
     largest = float(lower.extent.max())
     room_x, room_z = 2 * seat.half_x / float(extent[0]), 2 * seat.half_z / float(extent[2])
-    least, most = (share * largest / float(extent.max()) for share in (0.5, 0.9))
+    least, most = (share * largest / float(extent.max()) for share in ON_SIZES)
     if seat.wall is None:
         scale = min(float(np.clip(1.0, least, most)), max(1.9 * min(room_x, room_z), least))
     else:

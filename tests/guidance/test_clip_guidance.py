@@ -143,6 +143,13 @@ def test_an_example_picture_counts_as_much_as_the_text(clip: ClipJudge, tmp_path
     for view, example in (("front", red), ("back", blue)):
         index = views.index(view)
         torch.testing.assert_close(guidance.view_features[index], F.normalize(texts[index] + example, dim=-1))
+    # A picture of the side serves both sides, where they have texts of their own.
+    config = ClipConfig.model_validate({"view_images": {"side": str(tmp_path / "back.png")}})
+    sided = ClipGuidance(config, PROMPT, ViewPromptConfig(split_sides=True), clip=clip)
+    for view in ("left", "right"):
+        text = clip.text_features([f"{PROMPT}, {view} view"])[0]
+        row = sided.view_features[sided.prompts.views.index(view)]
+        torch.testing.assert_close(row, F.normalize(text + blue, dim=-1))
     with pytest.raises(ConfigError, match="cannot be read"):
         make(clip, image=str(tmp_path / "absent.png"))
     clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))

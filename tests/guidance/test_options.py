@@ -140,6 +140,22 @@ def test_perp_negs_texts_follow_the_camera():
     torch.testing.assert_close(before[0].flip(0)[1], coefficients[2, 1], atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("rule", ["nearest", "interpolate"])
+def test_perp_neg_tells_the_sides_apart_where_the_texts_do(rule: str):
+    plain, split = (
+        ViewPrompts("a duck", ViewPromptConfig(rule=rule, split_sides=sides)) for sides in (False, True)
+    )
+    azimuth, elevation = torch.tensor([60.0, -60.0, 100.0, -100.0, 0.0]), torch.zeros(5)
+    expected, expected_others, coefficients = plain.perp_neg(azimuth, elevation)
+    wanted, others, same = split.perp_neg(azimuth, elevation)
+    assert torch.equal(same, coefficients)
+    left, right = split.views.index("left"), split.views.index("right")
+    for rows, plain_rows in zip((wanted, *others), (expected, *expected_others), strict=True):
+        torch.testing.assert_close(rows[:, left] + rows[:, right], plain_rows[:, 1])
+        assert not rows[azimuth < 0, left].any() and not rows[azimuth > 0, right].any()
+        torch.testing.assert_close(rows[:, [0, right + 1]], plain_rows[:, [0, 2]])
+
+
 def test_perp_neg_takes_the_cameras_texts(tiny_sd1: Path):
     config = GuidanceConfig.model_validate({"model": str(tiny_sd1), "dtype": "float32", "perp_neg": True})
     guidance = make_guidance(config, "a duck")

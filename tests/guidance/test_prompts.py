@@ -59,6 +59,35 @@ def test_nearest_chooses_the_closest_view(azimuth, view):
 
 
 @pytest.mark.parametrize(
+    ("azimuth", "view"),
+    [(0, "front"), (-44, "front"), (46, "left"), (134, "left"), (-46, "right"), (270, "right"), (-180, "back")],
+)  # fmt: skip
+def test_split_sides_are_the_things_left_and_right(azimuth, view):
+    assert chosen(prompts("nearest", split_sides=True), azimuth) == view
+    assert chosen(prompts("nearest", split_sides=True), azimuth, 70.0) == "overhead"
+
+
+@settings(max_examples=60, deadline=None)
+@given(rule=st.sampled_from(RULES), azimuth=st.integers(-180, 180), elevation=st.floats(-90, 90))
+def test_both_sides_together_weigh_what_the_side_weighs(rule, azimuth, elevation):
+    plain, split = prompts(rule), prompts(rule, split_sides=True)
+    angles = torch.tensor([float(azimuth)]), torch.tensor([elevation])
+    by_view = dict(zip(split.views, split.weights(*angles)[0].tolist(), strict=True))
+    sides = by_view.pop("left", 0.0) + by_view.pop("right", 0.0)
+    expected = dict(zip(plain.views, plain.weights(*angles)[0].tolist(), strict=True))
+    assert sides == expected.pop("side", 0.0) and by_view == expected
+
+
+def test_split_sides_share_what_is_given_for_the_side():
+    view_prompts = prompts("nearest", split_sides=True, side="a duck's flank", negative={"side": "beak"})
+    assert list(view_prompts.texts()) == ["front", "left", "right", "back", "overhead"]
+    assert view_prompts.texts()["left"] == view_prompts.texts()["right"] == "a duck's flank"
+    assert prompts("nearest", split_sides=True).texts()["right"] == "a duck, right view"
+    negatives = view_prompts.negatives("")
+    assert negatives["left"] == negatives["right"] == "beak" and negatives["front"] == ""
+
+
+@pytest.mark.parametrize(
     ("azimuth", "view"), [(29, "front"), (31, "side"), (149, "side"), (151, "back"), (-29, "front")]
 )
 def test_threestudio_switches_at_its_half_width(azimuth, view):

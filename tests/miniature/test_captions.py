@@ -6,11 +6,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamfusion.cameras import orbit_cameras
 from dreamfusion.miniature import captions
 from dreamfusion.miniature.captions import caption, plain_caption, view_word, vocabulary
+from dreamfusion.miniature.dataset import render_specs
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS
 from dreamfusion.miniature.world import RELATION_SHARES, SceneSpec, Thing, sample_spec
@@ -89,10 +92,11 @@ def test_many_phrasings():
         (0, 0, "front"),
         (44.9, 0, "front"),
         (-44.9, 59, "front"),
-        (45.1, 0, "side"),
-        (90, 10, "side"),
-        (-90, 10, "side"),
-        (135, 0, "side"),
+        (45.1, 0, "left"),
+        (90, 10, "left"),
+        (-90, 10, "right"),
+        (135, 0, "left"),
+        (-135, 0, "right"),
         (135.1, 0, "back"),
         (180, 0, "back"),
         (-180, 0, "back"),
@@ -106,20 +110,47 @@ def test_view_words(azimuth, elevation, view):
 
 
 @given(st.floats(-720, 720), st.floats(-90, 90))
-def test_view_words_turn_with_the_circle_and_know_no_left_or_right(azimuth, elevation):
+def test_view_words_turn_with_the_circle_and_a_mirror_swaps_left_and_right(azimuth, elevation):
     assert view_word(azimuth, elevation) in captions.VIEWS
     wrapped = (azimuth + 180.0) % 360.0 - 180.0
     # Off the borders, where rounding may decide.
     if all(abs(abs(wrapped) - border) > 1e-6 for border in (45.0, 135.0)):
-        assert view_word(azimuth, elevation) == view_word(-azimuth, elevation)
-        assert view_word(azimuth, elevation) == view_word(azimuth + 360.0, elevation)
+        mirrored = {"left": "right", "right": "left"}
+        view = view_word(azimuth, elevation)
+        assert view_word(-azimuth, elevation) == mirrored.get(view, view)
+        assert view_word(azimuth + 360.0, elevation) == view
+
+
+def test_the_left_view_shows_a_thing_that_looks_to_the_pictures_left():
+    # A duck's orange beak is what is furthest ahead; seen from its own left, ahead is left in the picture.
+    spec = SceneSpec((Thing("duck", "blue"),))
+    for azimuth, left in ((90.0, True), (-90.0, False)):
+        cameras = orbit_cameras(torch.tensor([azimuth]), 10.0, 2.5, 43.0, 64)
+        images, _ = render_specs([spec], np.random.default_rng(1), cameras)
+        orange = images[0][..., 0].astype(int) - images[0][..., 2] > 120
+        body = images[0][..., 2].astype(int) - images[0][..., 0] > 60
+        assert orange.sum() > 5
+        top = np.argwhere(orange)[:, 0].min()
+        beak = np.argwhere(orange[: top + 6])[:, 1].mean()
+        assert (beak < np.argwhere(body)[:, 1].mean()) == left
+        assert (view_word(azimuth, 10.0) == "left") == left
+
+
+def test_either_side_is_at_times_just_the_side():
+    rng = np.random.default_rng(6)
+    spec = SceneSpec((RED_CAR,))
+    texts = [caption(spec, "left", rng) for _ in range(2000)]
+    sides = sum(text.endswith(", side view") for text in texts)
+    assert 0.25 < sides / sum(text.endswith(" view") for text in texts) < 0.35
+    assert not any("right" in text for text in texts)
+    assert not any("side" in caption(spec, "back", rng) for _ in range(200))
 
 
 def test_the_vocabulary_holds_every_word_that_is_ever_said():
     words = set(vocabulary())
     rng = np.random.default_rng(5)
     for _ in range(700):
-        text = caption(sample_spec(rng), captions.VIEWS[int(rng.integers(4))], rng)
+        text = caption(sample_spec(rng), captions.VIEWS[int(rng.integers(5))], rng)
         assert set(re.findall(r"[a-z0-9]+", text)) <= words
         assert text == text.lower()
     assert {"peacock", "surfboard", "turquoise", "overhead", "bunny", "cream", "3d", "grey"} <= words

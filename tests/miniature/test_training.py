@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from dreamfusion.errors import CheckpointCorruptError, DeviceError, DreamfusionError
 from dreamfusion.guidance.clip import load_clip
+from dreamfusion.miniature.captions import vocabulary
 from dreamfusion.miniature.dataset import make_shard
 from dreamfusion.miniature.training import diffusion, loop, stages
 from dreamfusion.miniature.training.autoencoder import edges
@@ -22,6 +24,7 @@ from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_
 from dreamfusion.miniature.training.loop import Averaged, Budget, Ema, Learner, fit, learning_rate
 from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_scheduler, seeded
 from dreamfusion.miniature.training.stages import Plan
+from dreamfusion.miniature.training.tokenizer import write_tokenizer
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -441,6 +444,25 @@ def test_an_export_loads_as_float32_and_draws_the_same(work: Path) -> None:
         pipeline.tokenizer.eos_token_id,
     ]
     assert (plan.package / "vocabulary.json").exists()
+
+
+def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
+    work: Path, tmp_path: Path
+) -> None:
+    plan = replace(tiny_plan(work), package=tmp_path / "package")
+    stages.clip_learner(plan).save(plan.checkpoint("clip"))
+    stages.diffusion_learner(plan).save(plan.checkpoint("diffusion"))
+    stages.run_export(plan)
+    other = replace(plan, work=tmp_path / "other", from_shipped=True)
+    # A word that comes early in the alphabet moves the ids of nearly all others.
+    write_tokenizer(other.work / "tokenizer", [*vocabulary(), "aardvark"])
+    for make in (stages.diffusion_learner, stages.clip_learner):
+        old, new = make(replace(plan, from_shipped=True), with_data=False), make(other, with_data=False)
+        ids = [learner.encode_captions(["a red duck, back view"]) for learner in (old, new)]
+        assert not torch.equal(*ids)
+        torch.testing.assert_close(new.read(ids[1]), old.read(ids[0]))
+        rows = [len(w) for name, w in new.modules.state_dict().items() if name.endswith("token_embedding.weight")]
+        assert rows == [len(CLIPTokenizer.from_pretrained(other.work / "tokenizer"))]
 
 
 def test_sheets_are_drawn(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,3 +212,16 @@ def make_clip(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(
         CLIPConfig(text_config=text.to_dict(), vision_config=vision, projection_dim=sizes.clip_projection)
     )
+
+
+def take_over(new: nn.Module, old: nn.Module, new_vocab: dict[str, int], old_vocab: dict[str, int]) -> None:
+    """Gives `new` the weights of `old`, which may have been trained with another tokenizer.
+
+    Embeddings go from token to token; those of tokens that `old` did not know stay as they are.
+    """
+    weights = old.state_dict()
+    for name in [name for name in weights if name.endswith("token_embedding.weight")]:
+        rows, shared = new.state_dict()[name].clone(), [t for t in new_vocab if t in old_vocab]
+        rows[[new_vocab[t] for t in shared]] = weights[name][[old_vocab[t] for t in shared]]
+        weights[name] = rows
+    new.load_state_dict(weights)

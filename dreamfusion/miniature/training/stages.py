@@ -41,6 +41,7 @@ from dreamfusion.miniature.training.models import (
     make_text_tower,
     make_unet,
     seeded,
+    take_over,
 )
 from dreamfusion.miniature.training.texts import Texts, is_made, load_texts, tokenizer_digest, write_texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
@@ -282,11 +283,11 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
     """A new one, or the shipped one with --from-shipped."""
     tokenizer = run_tokenizer(plan)
     with seeded(plan.seed + 1):
-        shipped = plan.package / plan.clip_folder
+        clip = make_clip(plan.sizes, tokenizer)
         if plan.from_shipped:
-            clip = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
-        else:
-            clip = make_clip(plan.sizes, tokenizer)
+            shipped = plan.package / plan.clip_folder
+            old = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
+            take_over(clip, old, tokenizer.get_vocab(), CLIPTokenizer.from_pretrained(shipped).get_vocab())
         modules = contrastive_modules(clip, lexicon(plan.world))
     return ContrastiveLearner(
         modules,
@@ -363,7 +364,10 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
             unet = UNet2DConditionModel.from_pretrained(
                 shipped / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
             )
-            text = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
+            text = make_text_tower(plan.sizes, tokenizer)
+            old = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
+            known = CLIPTokenizer.from_pretrained(shipped / "tokenizer").get_vocab()
+            take_over(text, old, tokenizer.get_vocab(), known)
         else:
             text = _text_tower(plan, tokenizer)
             unet = make_unet(plan.sizes)
