@@ -100,16 +100,19 @@ class ClipGuidance:
             noise_generator: draws crops and colours, on the CPU.
         """
         with record_function("guidance.clip"):
-            seen = self._augmented(images, noise_generator)
+            pictures = images.detach().requires_grad_(images.requires_grad)
+            seen = self._augmented(pictures, noise_generator)
             weights = self.prompts.weights(azimuth_deg, elevation_deg).to(self.view_features)
             targets = F.normalize(weights @ self.view_features, dim=-1)
             features = self.clip.image_features(seen)
             similarity = (features * targets.repeat(len(images) // len(targets), 1)).sum(dim=-1).mean()
-        loss = -similarity.to(images.device)
-        norm = 0.0
-        if images.requires_grad:
-            (gradient,) = torch.autograd.grad(loss, images, retain_graph=True)
-            norm = gradient.flatten(1).norm(dim=1).mean().item()
+            loss, norm = -similarity.detach().to(images.device), 0.0
+            if images.requires_grad:
+                # Its norm is shown, so it is taken here; the loss carries it on, and nobody goes back through the CLIP again.
+                (gradient,) = torch.autograd.grad(-similarity, pictures)
+                norm = gradient.flatten(1).norm(dim=1).mean().item()
+                pull = (images * gradient).sum()
+                loss = loss + (pull - pull.detach())
         return ClipPull(loss, norm, torch.empty(0, dtype=torch.int64), similarity.item())
 
     def _augmented(self, images: Float[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n s s 3"]:

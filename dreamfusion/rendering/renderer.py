@@ -60,9 +60,10 @@ class RenderOutput:
     sigmas: Float[Tensor, " n"] | None = None
     sample_normals: Float[Tensor, "n 3"] | None = None
 
-    def over(self, background: Float[Tensor, "b h w 3"]) -> Float[Tensor, "b h w 3"]:
-        """The object over another background, as `rgb` has it over its own."""
-        return self.foreground_rgb + (1.0 - self.opacity)[..., None] * background
+    def over(self, backgrounds: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n h w 3"]:
+        """The object over other backgrounds, as `rgb` has it over its own: all b views, then all again, and so on."""
+        behind = backgrounds.unflatten(0, (-1, len(self.rgb)))
+        return (self.foreground_rgb + (1.0 - self.opacity)[..., None] * behind).flatten(0, 1)
 
 
 @dataclass(frozen=True)

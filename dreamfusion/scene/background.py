@@ -115,17 +115,22 @@ class AugmentedBackground(Background):
         if generator is None:
             return self.eval_rgb.to(rays_d).expand_as(rays_d)
         views, height, width, _ = rays_d.shape
-        return torch.stack([self._texture(height, width, generator) for _ in range(views)]).to(rays_d)
+        drawn = [self._texture(height, width, generator) for _ in range(views)]
+        textures, stds = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        return _blurred(textures, stds * self.config.blur_std, self._KERNEL).permute(0, 2, 3, 1).to(rays_d)
 
-    def _texture(self, height: int, width: int, generator: Generator) -> Float[Tensor, "h w 3"]:
-        kind, std = torch.rand(2, generator=generator).tolist()
+    def _texture(
+        self, height: int, width: int, generator: Generator
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, ""]]:
+        """A sharp texture, and the share of the widest blur that it is to have."""
+        kind, blur = torch.rand(2, generator=generator)
         if kind < 1 / 3:
             texture = torch.rand(3, height, width, generator=generator)
         elif kind < 2 / 3:
             texture = self._checkerboard(height, width, generator)
         else:
             texture = _fourier_texture(height, width, generator)
-        return _blurred(texture, std * self.config.blur_std, self._KERNEL).permute(1, 2, 0)
+        return texture, blur
 
     def _checkerboard(self, height: int, width: int, generator: Generator) -> Float[Tensor, "3 h w"]:
         first, second = torch.rand(2, 3, 1, 1, generator=generator)
@@ -143,14 +148,27 @@ def _fourier_texture(height: int, width: int, generator: Generator) -> Float[Ten
     return torch.sigmoid(texture / texture.std().clamp(min=1e-6))
 
 
-def _blurred(texture: Float[Tensor, "3 h w"], std: float, kernel: int) -> Float[Tensor, "3 h w"]:
-    if std < 1e-3:
-        return texture
+def _blurred(
+    textures: Float[Tensor, "b 3 h w"], stds: Float[Tensor, " b"], kernel: int
+) -> Float[Tensor, "b 3 h w"]:
+    """Each texture blurred by a Gaussian of its own std in pixels, cut off after `kernel` of them; edges are repeated.
+
+    As two products with a matrix each: a picture of 64 pixels is too small for convolutions to pay.
+    """
+    height, width = textures.shape[-2:]
+    down, across = _blur_matrix(height, stds, kernel), _blur_matrix(width, stds, kernel)
+    return down[:, None] @ textures @ across[:, None].mT
+
+
+def _blur_matrix(size: int, stds: Float[Tensor, " b"], kernel: int) -> Float[Tensor, "b size size"]:
+    """Row i has the weights with which the pixels of a line make the blurred pixel i."""
     offsets = torch.arange(kernel) - kernel // 2
-    line = torch.exp(-offsets.square() / (2 * std**2))
-    line = line / line.sum()
-    padded = F.pad(texture[:, None], [kernel // 2] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))[:, 0]
+    # Narrower than this nothing reaches the next pixel, and 0 would divide 0 by 0.
+    line = torch.exp(-offsets.square() / (2 * stds[:, None].clamp(min=1e-3) ** 2))
+    line = line / line.sum(dim=-1, keepdim=True)
+    sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+    matrix = torch.zeros(len(stds), size, size)
+    return matrix.scatter_add_(2, sources.expand_as(matrix[..., :1].expand(-1, -1, kernel)), line[:, None].expand(-1, size, -1))
 
 
 def make_background(config: BackgroundConfig, generator: Generator) -> Background:

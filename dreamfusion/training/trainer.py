@@ -318,8 +318,10 @@ class Trainer:
     def _pictures(self, output: RenderOutput) -> Float[Tensor, "n h w 3"]:
         """The views; for a guidance that asks for `copies` of each, further ones behind them, over backgrounds of their own."""
         further = getattr(self.guidance, "copies", 1) - 1
-        drawn = [self.scene.background(output.rays_d, self.generators["background"]) for _ in range(further)]
-        return torch.cat([output.rgb, *(output.over(background) for background in drawn)])
+        if further == 0:
+            return output.rgb
+        drawn = self.scene.background(output.rays_d.repeat(further, 1, 1, 1), self.generators["background"])
+        return torch.cat([output.rgb, output.over(drawn)])
 
     def _render(self, cameras: Cameras, shading: ShadingSample) -> RenderOutput:
         return self.renderer.render(
