@@ -595,6 +595,10 @@ class ClipConfig(_Strict):
     )
     image: str | None = Field(default=None, description="example picture, counted as much as the text")
     view_images: ViewImagesConfig = ViewImagesConfig()
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of the CLIP; auto: bfloat16 where the hardware multiplies it, else float32",
+    )
 
     def mixes(self, steps: int) -> bool:
         """Whether score distillation pulls beside it at any of so many iterations."""

@@ -24,6 +24,7 @@ from torch.profiler import record_function
 from dreamfusion.config import ClipConfig, ExperimentConfig, ViewPromptConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.clip import ClipJudge, load_clip
+from dreamfusion.guidance.precision import unet_dtype, vae_dtype
 from dreamfusion.guidance.prompts import ViewPrompts, view_key
 
 
@@ -69,15 +70,20 @@ class ClipGuidance:
     ) -> None:
         self.config = config
         self.prompts = ViewPrompts(prompt, view_prompts)
-        self.clip = clip or load_clip(config.model, device)
+        clip = clip or load_clip(config.model, device)
         texts = self.prompts.texts()
-        features = self.clip.text_features(list(texts.values()))
+        features = clip.text_features(list(texts.values()))
         pictures = [getattr(config.view_images, view_key(view), None) or config.image for view in texts]
         wanted = [
-            row if picture is None else F.normalize(row + self._example(picture), dim=-1)
+            row
+            if picture is None
+            else F.normalize(row + clip.image_features(_read_example(picture)[None])[0], dim=-1)
             for row, picture in zip(features, pictures, strict=True)
         ]
-        self.view_features = torch.stack(wanted)
+        self.view_features = torch.stack(wanted).detach()
+        # What is looked at once was looked at in float32; a gradient flows through the rest, as through an autoencoder.
+        target = torch.device(device)
+        self.clip = clip.cast(vae_dtype(unet_dtype(config.dtype, target), target))
 
     @property
     def copies(self) -> int:
@@ -133,10 +139,6 @@ class ClipGuidance:
             return seen
         change = 2 * torch.rand(len(images), 3, generator=generator) - 1
         return jittered(seen, (1 + self.config.colour_jitter * change).to(seen))
-
-    @torch.no_grad()
-    def _example(self, path: str) -> Float[Tensor, " d"]:
-        return self.clip.image_features(_read_example(path)[None])[0]
 
 
 def _read_example(path: str) -> Float[Tensor, "h w 3"]:

@@ -168,7 +168,9 @@ def _blur_matrix(size: int, stds: Float[Tensor, " b"], kernel: int) -> Float[Ten
     line = line / line.sum(dim=-1, keepdim=True)
     sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
     matrix = torch.zeros(len(stds), size, size)
-    return matrix.scatter_add_(2, sources.expand_as(matrix[..., :1].expand(-1, -1, kernel)), line[:, None].expand(-1, size, -1))
+    return matrix.scatter_add_(
+        2, sources.expand_as(matrix[..., :1].expand(-1, -1, kernel)), line[:, None].expand(-1, size, -1)
+    )
 
 
 def make_background(config: BackgroundConfig, generator: Generator) -> Background:

@@ -53,7 +53,7 @@ def call(guidance: Any, images: torch.Tensor, azimuth_deg: list[float], step: in
 
 
 def make(clip: ClipJudge, **options: Any) -> ClipGuidance:
-    config = ClipConfig.model_validate({"copies": 1, "crop": (1.0, 1.0)} | options)
+    config = ClipConfig.model_validate({"copies": 1, "crop": (1.0, 1.0), "dtype": "float32"} | options)
     return ClipGuidance(config, PROMPT, ViewPromptConfig(), clip=clip)
 
 
@@ -70,6 +70,39 @@ def test_the_loss_is_minus_the_cosine_with_each_views_text(clip: ClipJudge) -> N
     pull.loss.backward()
     assert images.grad is not None
     assert pull.gradient_norm == pytest.approx(images.grad.flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+
+
+def test_the_pull_goes_back_to_what_made_the_pictures(clip: ClipJudge) -> None:
+    """The gradient is taken once, at the pictures; behind them it is what going back through everything gives."""
+    colours = IMAGES.clone().requires_grad_(True)
+    pull = call(make(clip), colours.square(), [0.0, 180.0])
+    (2.0 * pull.loss).backward()
+    slow = IMAGES.clone().requires_grad_(True)
+    texts = clip.text_features(["duck, front view", "duck, back view"])
+    (-2.0 * (clip.image_features(slow.square()) * texts).sum(-1).mean()).backward()
+    assert colours.grad is not None and slow.grad is not None and slow.grad.abs().max() > 0
+    torch.testing.assert_close(colours.grad, slow.grad)
+    assert pull.loss.item() == pytest.approx(-pull.similarity)
+
+
+def test_in_bfloat16_the_package_s_clip_pulls_in_the_same_direction() -> None:
+    """Measured on renders: cosines of 0.9997 and more, lengths within 1 %; here the pictures are noise over grey."""
+    pictures = 0.3 + 0.3 * torch.rand(2, 64, 64, 3, generator=generator(5))
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        images = pictures.clone().requires_grad_(True)
+        config = ClipConfig(copies=1, dtype=dtype)
+        guidance = ClipGuidance(config, "a red duck", ViewPromptConfig())
+        assert str(guidance.clip.model.dtype) == f"torch.{dtype}"
+        assert guidance.view_features.dtype == torch.float32
+        pull = call(guidance, images, [0.0, 180.0])
+        pull.loss.backward()
+        assert images.grad is not None
+        found[dtype] = pull.similarity, images.grad.flatten()
+    exact, rounded = found["float32"], found["bfloat16"]
+    assert rounded[0] == pytest.approx(exact[0], abs=3e-3)
+    assert F.cosine_similarity(exact[1], rounded[1], dim=0) > 0.999
+    assert (rounded[1].norm() / exact[1].norm()).item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_every_picture_is_cropped_by_itself(clip: ClipJudge) -> None:
@@ -99,7 +132,7 @@ def test_copies_are_compared_with_the_text_of_their_view(clip: ClipJudge) -> Non
 
 
 def test_between_two_views_the_target_is_mixed_and_of_unit_length(clip: ClipJudge) -> None:
-    config = ClipConfig(copies=1, crop=(1.0, 1.0))
+    config = ClipConfig(copies=1, crop=(1.0, 1.0), dtype="float32")
     guidance = ClipGuidance(config, PROMPT, ViewPromptConfig(rule="interpolate"), clip=clip)
     front, side = clip.text_features(["duck, front view", "duck, side view"])
     wanted = -(clip.image_features(IMAGES[:1])[0] * F.normalize(0.5 * front + 0.5 * side, dim=0)).sum()
@@ -108,7 +141,9 @@ def test_between_two_views_the_target_is_mixed_and_of_unit_length(clip: ClipJudg
 
 def test_the_words_of_a_direction_may_come_first(clip: ClipJudge) -> None:
     view_prompts = ViewPromptConfig(template="{view} view of {prompt}", back="rear of a duck")
-    guidance = ClipGuidance(ClipConfig(copies=1, crop=(1.0, 1.0)), PROMPT, view_prompts, clip=clip)
+    guidance = ClipGuidance(
+        ClipConfig(copies=1, crop=(1.0, 1.0), dtype="float32"), PROMPT, view_prompts, clip=clip
+    )
     texts = clip.text_features(["front view of duck", "rear of a duck"])
     wanted = -(clip.image_features(IMAGES) * texts).sum(-1).mean()
     torch.testing.assert_close(call(guidance, IMAGES, [0.0, 180.0]).loss, wanted)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dreamfusion.config import (
     AugmentedBackgroundConfig,
@@ -9,7 +10,7 @@ from dreamfusion.config import (
     RandomBackgroundConfig,
     SolidBackgroundConfig,
 )
-from dreamfusion.scene.background import make_background
+from dreamfusion.scene.background import _blurred, make_background
 
 
 def _rays(generator: torch.Generator, views: int = 3) -> torch.Tensor:
@@ -97,3 +98,18 @@ def test_an_augmented_background_is_one_of_three_and_white_in_pictures() -> None
     ).abs().mean()
     assert torch.equal(background(rays_d, None), torch.ones_like(rays_d))
     assert background.parameter_groups() == []
+
+
+def test_each_texture_is_blurred_by_its_own_gaussian_over_repeated_edges() -> None:
+    """The slow twin is one 15 x 15 convolution in float64."""
+    textures = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(2))
+    stds = torch.tensor([0.0, 1.5, 8.0])
+    blurred = _blurred(textures, stds, 15)
+    assert torch.equal(blurred[0], textures[0])
+    for index in (1, 2):
+        offsets = torch.arange(-7, 8).double()
+        line = torch.exp(-offsets.square() / (2 * stds[index].double() ** 2))
+        kernel = line[:, None] * line
+        padded = F.pad(textures[index, :, None].double(), [7] * 4, mode="replicate")
+        wanted = F.conv2d(padded, (kernel / kernel.sum())[None, None])[:, 0]
+        torch.testing.assert_close(blurred[index], wanted.float())
