@@ -461,7 +461,9 @@ def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
         ids = [learner.encode_captions(["a red duck, back view"]) for learner in (old, new)]
         assert not torch.equal(*ids)
         torch.testing.assert_close(new.read(ids[1]), old.read(ids[0]))
-        rows = [len(w) for name, w in new.modules.state_dict().items() if name.endswith("token_embedding.weight")]
+        rows = [
+            len(w) for name, w in new.modules.state_dict().items() if name.endswith("token_embedding.weight")
+        ]
         assert rows == [len(CLIPTokenizer.from_pretrained(other.work / "tokenizer"))]
 
 
