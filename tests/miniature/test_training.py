@@ -297,6 +297,11 @@ def test_each_latent_meets_its_own_caption_and_a_tenth_meet_none(
     assert float(dropped.float().mean()) == pytest.approx(diffusion.CAPTION_DROPOUT, abs=0.025)
     assert torch.equal(read[0][~dropped, 0], shown[0][~dropped, 0, 0, 0].long())
     assert len(shown[0][~dropped, 0, 0, 0].unique()) == len(numbers)
+    # Scenes of two things come twice as often as each of one.
+    counts = torch.bincount(shown[0][:, 0, 0, 0].long(), minlength=len(numbers)).float()
+    two = learner.texts.labels[:, 2] > 0
+    assert 0 < two.sum() < len(two)
+    assert float(counts[two].mean() / counts[~two].mean()) == pytest.approx(2.0, abs=0.3)
 
 
 def test_samples_depend_on_their_own_noise_only(work: Path) -> None:
