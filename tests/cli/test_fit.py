@@ -216,6 +216,8 @@ def test_what_is_wrong_with_the_data_is_told_before_a_run_is_made(
     assert answer.err.startswith("error: there is no dataset")
     answer = dreamfusion("fit", made, "--truth", "absent.ply")
     assert (answer.code, answer.err) == (23, "error: there is no mesh absent.ply\n")
+    answer = dreamfusion("fit", made, "--downscale", "3")
+    assert answer.code == 22 and "too small to be compared by SSIM" in answer.err and "got 8 x 8" in answer.err
     answer = dreamfusion("fit", made, "--downscale", "99")
     assert answer.code == 11 and "data.downscale" in answer.err
     assert not Path("outputs").exists()
