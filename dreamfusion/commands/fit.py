@@ -77,8 +77,14 @@ def fit(request: FitRequest) -> None:
     if request.dry_run:
         print_plan(config)
         return
-    name = request.name or request.dataset.resolve().with_suffix("").name
+    name = request.name or _folder_name(request.dataset)
     train_run(create(request.output, config, name), config, device, dataset=dataset)
+
+
+def _folder_name(dataset: Path) -> str:
+    # A transforms.json is called so everywhere; its folder says whose it is.
+    path = dataset.expanduser().resolve()
+    return path.parent.name if path.is_file() else path.name
 
 
 def _found(dataset: PosedDataset) -> list[str]:

@@ -67,7 +67,9 @@ def _named(content: Mapping[str, Any], key: str, path: Path) -> set[Path]:
     """The pictures of one of nerfstudio's lists; none where there is no such list."""
     names = content.get(key) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DatasetError(f'"{key}" in {path}', expected="a list of the frames' file_path", got=str(names)[:60])
+        raise DatasetError(
+            f'"{key}" in {path}', expected="a list of the frames' file_path", got=str(names)[:60]
+        )
     return {_image_path(path.parent, name) for name in names}
 
 
@@ -178,7 +180,9 @@ def _focal(values: Mapping[str, Any], length: str, angle: str, size: int) -> flo
     if angle in values:
         radians = _number(values, angle, 0.0, positive=True)
         if radians >= math.pi:
-            raise DatasetError(f"the intrinsic {angle!r}", expected="radians, less than pi", got=f"{radians:g}")
+            raise DatasetError(
+                f"the intrinsic {angle!r}", expected="radians, less than pi", got=f"{radians:g}"
+            )
         return size / (2 * math.tan(radians / 2))
     return None
 

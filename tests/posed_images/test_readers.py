@@ -15,6 +15,7 @@ from PIL import Image
 from dreamfusion.config import PosedImagesConfig
 from dreamfusion.errors import DatasetError
 from dreamfusion.posed_images.dataset import PosedDataset, read_dataset
+from dreamfusion.posed_images.frames import Lens
 
 Write = Callable[..., Path]
 
@@ -183,6 +184,25 @@ def test_colmaps_models_and_nerfstudios_file_are_the_same_cameras(
         torch.testing.assert_close(dataset.train.cameras.c2w, one.train.cameras.c2w, atol=1e-4, rtol=0)
         torch.testing.assert_close(dataset.train.cameras.intrinsics, one.train.cameras.intrinsics)
         torch.testing.assert_close(dataset.train.rgba, one.train.rgba)
+
+
+def test_an_angle_counts_along_its_own_side(write_transforms: Write) -> None:
+    angles = {"camera_angle_x": 2 * np.arctan(12 / 31), "camera_angle_y": 2 * np.arctan(10 / 29)}
+    dataset = read(write_transforms(intrinsics=angles))
+    assert dataset.train.cameras.intrinsics is not None
+    assert dataset.train.cameras.intrinsics[0].tolist() == pytest.approx([31.0, 29.0, 12.0, 10.0], rel=1e-6)
+
+
+def test_distortion_is_opencvs_formula() -> None:
+    """Term by term as its documentation writes it, with no two numbers alike."""
+    k1, k2, k3, p1, p2 = 0.11, -0.23, 0.37, 0.013, -0.029
+    lens = Lens(10, 10, 9.0, 9.0, 5.0, 5.0, k1, k2, k3, p1, p2)
+    x, y = np.array([0.4, -0.7]), np.array([-0.2, 0.5])
+    r = np.sqrt(x**2 + y**2)
+    radial = 1 + k1 * r**2 + k2 * r**4 + k3 * r**6
+    found = lens.distort(x, y)
+    np.testing.assert_allclose(found[0], x * radial + 2 * p1 * x * y + p2 * (r**2 + 2 * x**2))
+    np.testing.assert_allclose(found[1], y * radial + p1 * (r**2 + 2 * y**2) + 2 * p2 * x * y)
 
 
 def test_undistortion_straightens_what_the_lens_bent(write_transforms: Write) -> None:
@@ -359,7 +379,9 @@ def test_intrinsics_that_are_none(write_transforms: Write, wrong: dict[str, Any]
 
 
 def test_an_angle_in_degrees_is_none(write_transforms: Write) -> None:
-    assert "'camera_angle_x': expected radians" in message(write_transforms(intrinsics={"camera_angle_x": 43.6}))
+    assert "'camera_angle_x': expected radians" in message(
+        write_transforms(intrinsics={"camera_angle_x": 43.6})
+    )
 
 
 def test_a_frame_without_a_pose(write_transforms: Write) -> None:
