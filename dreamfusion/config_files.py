@@ -108,7 +108,11 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         problem = getattr(error, "problem", None) or str(error)
         # What a template begins with, YAML takes for a mapping.
-        hint = "a text that begins with a brace needs quotes: 'key=\"{view} of ...\"'" if text[:1] == "{" else None
+        hint = (
+            "a text that begins with a brace needs quotes: 'key=\"{view} of ...\"'"
+            if text[:1] == "{"
+            else None
+        )
         raise ConfigError(f"{place} is not readable as YAML ({problem})", hint=hint) from None
     except ValueError as error:
         raise ConfigError(f"{where} is not readable as YAML ({error})") from None

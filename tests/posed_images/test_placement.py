@@ -46,7 +46,9 @@ def test_a_silhouette_is_measured_from_the_middle_and_not_from_the_axis(
     for pose in poses:
         pose[:3, 3] += 0.5 * pose[:3, 1] + 0.7 * pose[:3, 0]
     frames = [Frame(Path(f"{i}.png"), pose, lens) for i, pose in enumerate(poses)]
-    capture = Capture("blender", frames, [], up=(0.0, 0.0, 1.0), front=(0.0, -1.0, 0.0), centre=(0.0, 0.0, 0.0))
+    capture = Capture(
+        "blender", frames, [], up=(0.0, 0.0, 1.0), front=(0.0, -1.0, 0.0), centre=(0.0, 0.0, 0.0)
+    )
     rgba = np.zeros((48, 64, 4), np.uint8)
     # The origin is 4 ahead, 0.5 below and 0.7 to the left of the axis.
     column, row = 30.0 - 60 * 0.7 / 4, 27.0 + 50 * 0.5 / 4
