@@ -13,11 +13,12 @@ from dreamfusion.guidance.clip import ClipJudge
 
 def make_tiny_judge() -> ClipJudge:
     torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    # With a comma: an unknown sign would end every text before its view.
+    letters = "abcdefghijklmnopqrstuvwxyz,"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
     size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    text = {"vocab_size": len(words), "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    text = {"vocab_size": len(words), "bos_token_id": 54, "eos_token_id": 55, "pad_token_id": 55}
     config = CLIPConfig(
         text_config=size | text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8
     )

@@ -49,5 +49,6 @@ def test_each_number_comes_from_its_own_pictures_and_texts(
     assert found.geometry == retrieve(judge.image_features(plaster), texts, 1) != found.colour
     assert found.consistency == consistency(features)
     directions = judge.text_features([f"a duck, {view} view" for view in ("front", "side", "back")])
+    assert not torch.equal(directions[0], directions[2])
     assert found.janus == 0.375 and torch.equal(asked[0], features) and torch.equal(asked[1], directions)
     assert score(judge, colour, None, captions, "a duck").geometry is None
