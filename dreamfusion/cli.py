@@ -490,7 +490,10 @@ def sample(
     prompt: Prompt,
     view: Annotated[
         str,
-        typer.Option(metavar="VIEW,...", help="Add a view's words: front, side, back, overhead, none, all."),
+        typer.Option(
+            metavar="VIEW,...",
+            help="Add a view's words: front, side, back, overhead, none, all; left, right.",
+        ),
     ] = "none",
     seed: Annotated[str, typer.Option(metavar="N,...", help="Same seed, same image.")] = "0",
     guidance_scale: Annotated[str, typer.Option(metavar="S,...", help="1 is no guidance.")] = "7.5",

@@ -602,8 +602,9 @@ class ClipConfig(_Strict):
 
     def mixes(self, steps: int) -> bool:
         """Whether score distillation pulls beside it at any of so many iterations."""
-        # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
-        return any(self.sds_weight.at(step) != 0.0 for step in (0, steps // 2, steps))
+        # A schedule is monotone between its corners, and these are among the steps; what follows the run does not count.
+        telling = (*_telling_steps(self.sds_weight), steps - 1)
+        return any(self.sds_weight.at(step) != 0.0 for step in telling if step < steps)
 
     @model_validator(mode="after")
     def _judge_guides_nothing(self) -> ClipConfig:

@@ -107,7 +107,13 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{place} is not readable as YAML ({problem})") from None
+        # What a template begins with, YAML takes for a mapping.
+        hint = (
+            "a text that begins with a brace needs quotes: 'key=\"{view} of ...\"'"
+            if text[:1] == "{"
+            else None
+        )
+        raise ConfigError(f"{place} is not readable as YAML ({problem})", hint=hint) from None
     except ValueError as error:
         raise ConfigError(f"{where} is not readable as YAML ({error})") from None
 

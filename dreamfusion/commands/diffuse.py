@@ -12,6 +12,7 @@ from dreamfusion.commands.finished import check_writable_file, find_run, load_vi
 from dreamfusion.commands.lists import numbers
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import GuidanceConfig
+from dreamfusion.config_files import load_config
 from dreamfusion.errors import ConfigError, RunNotFoundError
 from dreamfusion.progress import busy, result
 from dreamfusion.runs.directory import RunDirectory
@@ -46,7 +47,7 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     _check_numbers(request)
     picture = Path(request.source).expanduser()
     run = None if picture.is_file() else _run(request)
-    config = GuidanceConfig() if run is None else run.config().guidance
+    config = _as_in_training(request.model) if run is None else run.config().guidance
     changes = {"model": request.model, "guidance_scale": request.guidance_scale}
     config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
     prompt = check_prompt(_prompt(request, run), "say what the picture shows: --prompt 'a red mushroom'")
@@ -82,6 +83,12 @@ def _run(request: DiffuseRequest) -> RunDirectory:
         raise RunNotFoundError(
             f"{request.source} is neither a picture's file nor a run in {request.runs}", hint=error.hint
         ) from error
+
+
+def _as_in_training(model: str | None) -> GuidanceConfig:
+    """Scale, weighting and view words that training with such a model would take."""
+    preset = "miniature" if model in (None, "miniature") else "stable-diffusion"
+    return load_config(preset, (), {"prompt": "any"}).guidance
 
 
 def _prompt(request: DiffuseRequest, run: RunDirectory | None) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.commands.finished import find_run, load_view
 from dreamfusion.commands.fit import EVALUATION
-from dreamfusion.errors import ConfigError
+from dreamfusion.config_files import load_config
+from dreamfusion.errors import CollapseError, ConfigError, RunNotFoundError
 from dreamfusion.progress import notice, result
-from dreamfusion.runs import directory
+from dreamfusion.runs import checkpoint, directory
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically
 
@@ -64,7 +66,11 @@ def evaluate(request: EvalRequest, device: str) -> None:
         runs = [find_run(reference, request.output) for reference in request.references]
     else:
         runs = [info.run for info in directory.listing(request.output) if info.has_checkpoint]
-    captions = _captions([run.config().prompt for run in runs], extra)
+        if not runs:
+            raise RunNotFoundError(f"there is no run with a checkpoint in {request.output}")
+    texts = [run.config().prompt for run in runs]
+    # Fits have no text, and nothing to be ranked by.
+    captions = _captions(texts, extra) if any(texts) else []
     rows, sheet = _judge(judge, runs, captions, device)
     _write(request.output, rows, sheet)
 
@@ -111,23 +117,53 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _trained(request: EvalRequest, number: int, prompt: str, device: str) -> RunDirectory:
-    """The finished run of one prompt: found, gone on with, or made."""
+    """The finished run of one prompt: found, gone on with, or made. One that collapsed is left as it is: the others go on."""
     from dreamfusion.commands.train import TrainRequest, resume, train
 
-    name = f"{number + 1:03d} {prompt}"
+    known = _newest(request.output, prompt)
+    if known is not None:
+        _tell_other_settings(request, known.run)
+        if known.status in ("finished", "collapsed"):
+            return known.run
+    try:
+        if known is not None:
+            resume(str(known.run.path), request.output, None)
+        else:
+            name, options = f"{number + 1:03d} {prompt}", {"device": device}
+            train(
+                TrainRequest(prompt, request.config, request.overrides, options, request.output, name, False)
+            )
+    except CollapseError as error:
+        if _newest(request.output, prompt) is None:  # in its first step: the settings are wrong for all
+            raise
+        notice(f"'{prompt}' collapsed, and the batch goes on: {error}")
+    made = _newest(request.output, prompt)
+    assert made is not None
+    return made.run
+
+
+def _newest(output: Path, prompt: str) -> directory.RunInfo | None:
+    """The newest run that a batch made for `prompt`, wherever in its file that stood."""
     known = [
         info
-        for info in directory.listing(request.output)
-        if info.name == directory.slug(name) and info.prompt == prompt
+        for info in directory.listing(output)
+        if info.prompt == prompt and re.fullmatch(r"\d{3,}(-.*)?", info.name)
     ]
-    if known and known[-1].status == "finished":
-        return known[-1].run
-    if known:
-        resume(str(known[-1].run.path), request.output, None)
-    else:
-        options = {"device": device}
-        train(TrainRequest(prompt, request.config, request.overrides, options, request.output, name, False))
-    return directory.find(directory.slug(name), request.output)
+    return known[-1] if known else None
+
+
+def _tell_other_settings(request: EvalRequest, run: RunDirectory) -> None:
+    """Say which `--set` does not hold for a run that is there already."""
+    config = run.config()
+
+    def changes(text: str) -> bool:
+        try:
+            return load_config(run.config_path, (text,)) != config
+        except ConfigError:  # of another kind of field, say
+            return True
+
+    if other := [text for text in request.overrides if changes(text)]:
+        notice(f"{run.path} was made before, without {', '.join(other)}, and is kept as it is")
 
 
 def _judge(
@@ -138,25 +174,39 @@ def _judge(
 
     from dreamfusion.assets.images import contact_sheet, to_uint8
     from dreamfusion.doctor import choose_device
-    from dreamfusion.evaluation.text_scores import VIEWS, renders, score
+    from dreamfusion.evaluation.text_scores import SIZE, VIEWS, renders, score
 
-    if judge == "miniature":
+    if judge == "miniature" and captions:
         notice("the judge is the CLIP that --guidance clip is pulled by, and flatters what it guided")
-    clip = _load_judge(judge, choose_device(device))
+    clip = _load_judge(judge, choose_device(device)) if captions else None
     rows, pictures = [], []
     for run in runs:
         config = run.config()
+        if run.info().status == "collapsed" and not checkpoint.listing(run.checkpoints):
+            rows.append(_nothing(run, config.prompt, len(captions)))
+            pictures.append(np.full((VIEWS, SIZE, SIZE, 3), 255, np.uint8))
+            continue
         renderer, _ = load_view(run, device)
         distance, fovy_deg = sum(config.cameras.distance) / 2, sum(config.cameras.fovy_deg) / 2
         colour, geometry = renders(renderer, distance, fovy_deg)
         row: dict[str, Any] = {"run": run.path.name, "prompt": config.prompt}
-        if config.prompt:
+        if clip is not None and config.prompt:
             row |= _numbers(score(clip, colour, geometry, captions, config.prompt), captions)
         row |= _of_a_fit(run)
-        notice(f"{row['run']}  rank {row.get('rank', '-')} of {len(captions)}  {row.get('taken_for', '')}")
+        ranked = (
+            f"rank {row['rank']} of {len(captions)}  {row['taken_for']}" if "rank" in row else "no prompt"
+        )
+        notice(f"{row['run']}  {ranked}")
         rows.append(row)
         pictures += [to_uint8(part) for part in (colour, geometry) if part is not None]
     return rows, contact_sheet(np.concatenate(pictures), columns=VIEWS)
+
+
+def _nothing(run: RunDirectory, prompt: str, last: int) -> dict[str, Any]:
+    """The row of a run that collapsed before its first checkpoint: nothing to be seen is like no caption."""
+    notice(f"{run.path.name}  collapsed, counts as rank {last} of {last}")
+    ranks, shares = dict.fromkeys(("rank", "rank_geometry"), last), ("views_first", "views_first_geometry")
+    return {"run": run.path.name, "prompt": prompt, **ranks, **dict.fromkeys(shares, 0.0)}
 
 
 def _numbers(scores: Any, captions: list[str]) -> dict[str, Any]:
@@ -192,14 +242,13 @@ def _write(output: Path, rows: list[dict[str, Any]], sheet: Any) -> None:
     path = output / "scores.csv"
     write_atomically(path, table.getvalue().encode())
     write_image(sheet, output / "scores.png")
-    judged = [row for row in rows if "rank" in row]
 
     def mean(key: str) -> float | None:
-        values = [row[key] for row in judged if row[key] is not None]
+        values = [row[key] for row in rows if row.get(key) is not None]
         return round(sum(values) / len(values), 4) if values else None
 
     def first(key: str) -> float | None:
-        values = [row[key] == 1 for row in judged if row[key] is not None]
+        values = [row[key] == 1 for row in rows if row.get(key) is not None]
         return round(sum(values) / len(values), 4) if values else None
 
     means = {
@@ -210,6 +259,8 @@ def _write(output: Path, rows: list[dict[str, Any]], sheet: Any) -> None:
         "similarity": mean("similarity"),
         "janus": mean("janus"),
         "consistency": mean("consistency"),
+        "psnr": mean("psnr"),
+        "ssim": mean("ssim"),
     }
     words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in means.items() if value is not None)
     result(f"{path}  {len(rows)} runs: {words}", event="eval", path=path, runs=len(rows), **means)

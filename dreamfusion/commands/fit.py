@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config_files import load_config
+from dreamfusion.errors import DatasetError
 from dreamfusion.progress import Bar, notice, result
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically, write_json
@@ -69,14 +70,21 @@ def fit(request: FitRequest) -> None:
 
     with Bar("reading pictures", unit="picture") as bar:
         dataset = read_dataset(config.data, bar)
+    _check_measurable(dataset)
     # What the pictures say comes before what the user says, who has the last word.
     config = load_config(request.config, (*_found(dataset), *request.overrides), options)
     _tell(dataset)
     if request.dry_run:
         print_plan(config)
         return
-    name = request.name or request.dataset.resolve().with_suffix("").name
+    name = request.name or _folder_name(request.dataset)
     train_run(create(request.output, config, name), config, device, dataset=dataset)
+
+
+def _folder_name(dataset: Path) -> str:
+    # A transforms.json is called so everywhere; its folder says whose it is.
+    path = dataset.expanduser().resolve()
+    return path.parent.name if path.is_file() else path.name
 
 
 def _found(dataset: PosedDataset) -> list[str]:
@@ -94,6 +102,20 @@ def _found(dataset: PosedDataset) -> list[str]:
     ]
     # Without an opacity in the pictures nobody knows what is behind the object: it is learnt as well.
     return found if dataset.with_alpha else [*found, "scene.background.kind=environment"]
+
+
+def _check_measurable(dataset: PosedDataset) -> None:
+    """Said now, and not after the training."""
+    from dreamfusion.evaluation.image_quality import WINDOW
+
+    height, width = dataset.train.real.shape[1:]
+    if dataset.held_out is not None and min(height, width) < WINDOW:
+        raise DatasetError(
+            "the pictures are too small to be compared by SSIM",
+            expected=f"{WINDOW} pixels a side or more",
+            got=f"{width} x {height}",
+            hint="take larger ones, or a smaller --downscale",
+        )
 
 
 def _tell(dataset: PosedDataset) -> None:
@@ -140,7 +162,7 @@ def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, tr
         found |= _measure_geometry(renderer, dataset, Path(truth))
     write_json(run.path / EVALUATION, found)
     words = []
-    if "psnr" in found:
+    if found.get("psnr") is not None and found.get("ssim") is not None:
         words.append(
             f"{found['views']} held-out views: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.4f}"
         )
@@ -172,12 +194,12 @@ def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset)
     writer.writerow(("picture", "psnr_db", "ssim"))
     writer.writerows((name, f"{psnr:.4f}", f"{ssim:.5f}") for name, psnr, ssim in rows)
     write_atomically(run.path / HELD_OUT / "views.csv", table.getvalue().encode())
-    # A render may equal its photograph in a test; in JSON infinity has no name.
-    psnrs = [psnr for _, psnr, _ in rows if math.isfinite(psnr)]
+    # A mask may leave nothing of a view, and a render may equal its photograph in a test; in JSON neither has a name.
+    psnrs, ssims = ([row[column] for row in rows if math.isfinite(row[column])] for column in (1, 2))
     return {
         "views": len(rows),
         "psnr": round(mean(psnrs), 4) if psnrs else None,
-        "ssim": round(mean([ssim for _, _, ssim in rows]), 5),
+        "ssim": round(mean(ssims), 5) if ssims else None,
     }
 
 

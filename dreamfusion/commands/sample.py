@@ -10,11 +10,12 @@ from typing import Any
 from dreamfusion.commands.finished import check_writable_file
 from dreamfusion.commands.lists import integers, numbers, words
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
-from dreamfusion.config import GuidanceConfig
+from dreamfusion.config import GuidanceConfig, ViewPromptConfig
 from dreamfusion.errors import ConfigError, OutputError
 from dreamfusion.progress import Bar, busy, result
 
 VIEWS: tuple[str, ...] = ("front", "side", "back", "overhead")
+SIDES: tuple[str, ...] = ("left", "right")
 SIDE = 256
 """Pixels of a picture on the sheet at most; the single files have the model's own size."""
 SMALLEST = 128
@@ -98,7 +99,9 @@ def sample(request: SampleRequest, device: str) -> None:
 
 
 def _grid(request: SampleRequest) -> Grid:
-    views = list(VIEWS) if request.view == "all" else words("--view", request.view, (*VIEWS, "none", "all"))
+    views = list(VIEWS) if request.view == "all" else words(
+        "--view", request.view, (*VIEWS, *SIDES, "none", "all")
+    )  # fmt: skip
     if "all" in views:
         raise ConfigError("--view", expected="'all' by itself", got=repr(request.view))
     scales = numbers("--guidance-scale", request.guidance_scale, 0, 1000, example="3,7.5")
@@ -142,7 +145,9 @@ def _draw(
         if directory is not None:
             # Whether it can make these steps is known before a weight is read.
             load_sampler(directory, False, scheduler, request.steps)
-        by_view = {"none": prompt, **ViewPrompts(prompt, config.view_prompts).texts()}
+        by_view = {"none": prompt}
+        for split in (False, True):
+            by_view |= ViewPrompts(prompt, ViewPromptConfig(split_sides=split)).texts()
         texts = [by_view[view] for view in grid.views]
         guidance = make_guidance(config, prompt, chosen)
     with Bar("sampling", unit="step") as bar:

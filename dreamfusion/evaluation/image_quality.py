@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Wang et al. (2004): a gaussian window of 11 pixels, std 1.5, and the constants K1 and K2.
-_WINDOW, _STD = 11, 1.5
+WINDOW, _STD = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 
 
@@ -40,10 +40,10 @@ def ssim(
     Raises:
         ValueError: the pictures are smaller than a window.
     """
-    if min(image.shape[:2]) < _WINDOW:
-        raise ValueError(f"SSIM needs pictures of {_WINDOW} pixels a side, got {tuple(image.shape[:2])}")
+    if min(image.shape[:2]) < WINDOW:
+        raise ValueError(f"SSIM needs pictures of {WINDOW} pixels a side, got {tuple(image.shape[:2])}")
     x, y = (picture.double().permute(2, 0, 1)[:, None] for picture in (image, target))
-    offsets = torch.arange(_WINDOW, dtype=torch.float64, device=image.device) - _WINDOW // 2
+    offsets = torch.arange(WINDOW, dtype=torch.float64, device=image.device) - WINDOW // 2
     line = torch.exp(-offsets.square() / (2 * _STD**2))
     line = line / line.sum()
 
@@ -60,5 +60,5 @@ def ssim(
     per_pixel = quality[:, 0].mean(dim=0)
     if mask is None:
         return per_pixel.mean().item()
-    half = _WINDOW // 2
+    half = WINDOW // 2
     return per_pixel[mask[half:-half, half:-half]].mean().item()

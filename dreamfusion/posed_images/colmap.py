@@ -6,6 +6,7 @@ world to camera, of a camera that looks along +z with +y down; pixel (0.5, 0.5) 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,13 +109,21 @@ def _lens(model: int | str, width: int, height: int, parameters: tuple[float, ..
     values = dict(zip(names, parameters, strict=True))
     if "f" in values:
         values["fx"] = values["fy"] = values.pop("f")
+    if not all(map(math.isfinite, values.values())) or min(values["fx"], values["fy"]) <= 0:
+        raise DatasetError(
+            f"{where}: parameters of a camera", expected="finite numbers, the focal length above 0",
+            got=" ".join(f"{value:g}" for value in parameters),
+        )  # fmt: skip
     return Lens(width, height, **values)
 
 
 def _pose(
     quaternion: tuple[float, ...], translation: tuple[float, ...], where: str
 ) -> Float[np.ndarray, "4 4"]:
-    w, x, y, z = np.asarray(quaternion) / np.linalg.norm(quaternion)
+    length = np.linalg.norm(quaternion)
+    if not 0 < length < math.inf:
+        raise DatasetError(f"the quaternion of {where}", expected="length 1", got=f"length {length:g}")
+    w, x, y, z = np.asarray(quaternion) / length
     w2c = np.eye(4)
     w2c[:3, :3] = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

@@ -129,7 +129,8 @@ def read_dataset(
 
     Raises:
         DatasetError: unknown layout; a missing or unreadable picture; no intrinsics, or of a lens that is not understood;
-            pictures of different sizes; a pose that is none; poses that do not look at a common point; fewer than three views.
+            pictures of different sizes, or masked altogether; one picture twice; a pose that is none; poses that do not look at
+            a common point; fewer than three views.
     """
     capture = read_capture(Path(config.path).expanduser())
     _check(capture)
@@ -139,7 +140,14 @@ def read_dataset(
         pictures.append(load_picture(frame, config.downscale))
         progress(len(pictures), len(frames))
     count = len(capture.train)
-    with_alpha = all(has_alpha(frame.image) for frame in frames)
+    # A channel that is opaque throughout, as in screenshots, says nothing about the object.
+    with_alpha = all(has_alpha(frame.image) for frame in frames) and any(
+        (rgba[real, 3] < 255).any() for rgba, real in pictures
+    )
+    if not any(real.any() for _, real in pictures[:count]):
+        raise DatasetError(
+            "no pixel is left to learn from", hint="white pixels of a mask are looked at, black ones are not"
+        )
     sines = _silhouette_sines(capture, pictures[:count], config.downscale) if with_alpha else None
     similarity = place(capture, sines, config.radius)
 
@@ -166,8 +174,11 @@ def _check(capture: Capture) -> None:
             expected=f"{MIN_VIEWS} at least, beside those held out",
             got=str(len(capture.train)),
         )
-    first = capture.train[0]
+    first, seen = capture.train[0], set[Path]()
     for frame in [*capture.train, *capture.held_out]:
+        if frame.image in seen:  # held out, it would be learnt from as well
+            raise DatasetError(f"the picture {frame.image} is named twice", hint="take one of its frames out")
+        seen.add(frame.image)
         if (frame.lens.width, frame.lens.height) != (first.lens.width, first.lens.height):
             raise DatasetError(
                 f"the pictures have different sizes: {first.image.name} is {_size(first)}, {frame.image.name} {_size(frame)}",

@@ -120,14 +120,17 @@ def checked_pose(matrix: object, where: str) -> Float[np.ndarray, "4 4"]:
     """A camera-to-world matrix of 3x4 or 4x4 numbers as float64 4x4.
 
     Raises:
-        DatasetError: other shape, numbers that are not finite, or no rotation (mirrored, sheared or scaled).
+        DatasetError: none, another shape, numbers that are not finite, or no rotation (mirrored, sheared or scaled).
     """
+    if matrix is None:
+        raise DatasetError(f"{where} has no pose", expected='"transform_matrix", 4x4 numbers')
     try:
         pose = np.asarray(matrix, dtype=np.float64)
     except (TypeError, ValueError):
         pose = np.empty(0)
     if pose.shape not in ((3, 4), (4, 4)) or not np.isfinite(pose).all():
-        raise DatasetError(f"the pose of {where}", expected="4x4 finite numbers", got=f"shape {pose.shape}")
+        got = "inf or nan" if pose.shape in ((3, 4), (4, 4)) else f"shape {pose.shape}"
+        raise DatasetError(f"the pose of {where}", expected="4x4 finite numbers", got=got)
     full = np.eye(4)
     full[:3] = pose[:3]
     rotation = full[:3, :3]

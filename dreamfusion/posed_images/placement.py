@@ -34,10 +34,14 @@ def common_point(frames: list[Frame]) -> Float[np.ndarray, "3"]:
     if np.linalg.eigvalsh(system / len(frames))[0] < _PARALLEL:
         raise _no_common_point("all cameras look the same way")
     point = np.linalg.solve(system, (across @ origins[:, :, None]).sum(0)[:, 0])
-    seeing = sum(_sees(frame, point) for frame in frames)
-    if seeing < _LOOK_AT_IT * len(frames):
+    if not _in_most(frames, point):
+        seeing = sum(_sees(frame, point) for frame in frames)
         raise _no_common_point(f"the nearest point to their axes is in {seeing} of {len(frames)} pictures")
     return point
+
+
+def _in_most(frames: list[Frame], point: Float[np.ndarray, "3"]) -> bool:
+    return sum(_sees(frame, point) for frame in frames) >= _LOOK_AT_IT * len(frames)
 
 
 def _sees(frame: Frame, point: Float[np.ndarray, "3"]) -> bool:
@@ -95,7 +99,11 @@ def place(
 def scene_centre(capture: Capture) -> Float[np.ndarray, "3"]:
     """The middle of the ball in the dataset's world; the cameras must look at a common point either way."""
     point = common_point(capture.train)
-    return point if capture.centre is None else np.asarray(capture.centre, dtype=np.float64)
+    if capture.centre is None:
+        return point
+    fixed = np.asarray(capture.centre, dtype=np.float64)
+    # Other programs write Blender's layout too, with the object anywhere.
+    return fixed if _in_most(capture.train, fixed) else point
 
 
 def placed(c2w: Float[np.ndarray, "4 4"], similarity: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:

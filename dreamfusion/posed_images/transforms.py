@@ -43,22 +43,34 @@ def read_blender(folder: Path) -> Capture:
 def read_transforms(path: Path) -> Capture:
     """A single file as nerfstudio and instant-ngp write it.
 
-    The frames that `test_filenames` or `val_filenames` name are held out (nerfstudio's keys); else every eighth one in the order
-    of the file names, as is usual for captures (LLFF, arXiv 1905.00889).
+    The frames that `test_filenames`, or else `val_filenames`, name are held out (nerfstudio's keys), and those of the other
+    list are not learnt from; where there is `train_filenames`, nothing else is. Without the first two every eighth one in the
+    order of the file names is held out, as is usual for captures (LLFF, arXiv 1905.00889).
 
     Raises:
         DatasetError: see `read_dataset`.
     """
     content = _read_json(path)
     frames = _frames(path.parent, content, path)
-    named = content.get("test_filenames") or content.get("val_filenames")
-    if named:
-        wanted = {_image_path(path.parent, name) for name in named}
-        held_out = [frame for frame in frames if frame.image in wanted]
-        if not held_out:
-            raise DatasetError(f"{path}: no frame is one of those to hold out", got=str(named[0]))
-        return Capture("transforms", [frame for frame in frames if frame.image not in wanted], held_out)
-    return split_every(frames, "transforms")
+    train, val, test = (_named(content, f"{split}_filenames", path) for split in ("train", "val", "test"))
+    wanted = test or val
+    if not wanted:
+        return split_every([frame for frame in frames if not train or frame.image in train], "transforms")
+    held_out = [frame for frame in frames if frame.image in wanted]
+    if not held_out:
+        raise DatasetError(f"{path}: no frame is one of those to hold out", got=str(min(wanted)))
+    learnt = (train or {frame.image for frame in frames} - val) - wanted
+    return Capture("transforms", [frame for frame in frames if frame.image in learnt], held_out)
+
+
+def _named(content: Mapping[str, Any], key: str, path: Path) -> set[Path]:
+    """The pictures of one of nerfstudio's lists; none where there is no such list."""
+    names = content.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(
+            f'"{key}" in {path}', expected="a list of the frames' file_path", got=str(names)[:60]
+        )
+    return {_image_path(path.parent, name) for name in names}
 
 
 def split_every(frames: list[Frame], layout: str) -> Capture:
@@ -66,8 +78,8 @@ def split_every(frames: list[Frame], layout: str) -> Capture:
     ordered = sorted(frames, key=lambda frame: str(frame.image))
     if len(ordered) < 4:  # with so few, each is needed to learn from
         return Capture(layout, ordered, [])
-    held_out = ordered[::HOLD_OUT_EVERY]
-    return Capture(layout, [frame for frame in ordered if frame not in held_out], held_out)
+    learnt = [frame for index, frame in enumerate(ordered) if index % HOLD_OUT_EVERY]
+    return Capture(layout, learnt, ordered[::HOLD_OUT_EVERY])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -93,7 +105,7 @@ def _frames(folder: Path, content: dict[str, Any], path: Path) -> list[Frame]:
                 image=image,
                 c2w=checked_pose(entry.get("transform_matrix"), where),
                 lens=_lens({**content, **entry}, image, where),
-                mask=None if mask is None else _existing(folder / mask),
+                mask=None if mask is None else _existing(folder / str(mask)),
             )
         )
     return frames
@@ -102,9 +114,8 @@ def _frames(folder: Path, content: dict[str, Any], path: Path) -> list[Frame]:
 def _image_path(folder: Path, name: str) -> Path:
     # Blender's layout and some of instant-ngp's leave out the ending.
     path = folder / name
-    candidates = [path] if path.suffix in ENDINGS else [path.with_name(path.name + end) for end in ENDINGS]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    return _existing(candidates[0]) if found is None else found
+    candidates = [path, *(path.with_name(path.name + end) for end in ENDINGS)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None) or _existing(path)
 
 
 def _existing(path: Path) -> Path:
@@ -118,7 +129,7 @@ def _existing(path: Path) -> Path:
 def _lens(values: Mapping[str, Any], image: Path, where: str) -> Lens:
     _check_model(values, where)
     width, height = image_size(image)
-    declared = (values.get("w", width), values.get("h", height))
+    declared = (_number(values, "w", width, positive=True), _number(values, "h", height, positive=True))
     if declared != (width, height):
         raise DatasetError(
             f"{where}: the size of {image}",
@@ -167,11 +178,16 @@ def _focal(values: Mapping[str, Any], length: str, angle: str, size: int) -> flo
     if length in values:
         return _number(values, length, 0.0, positive=True)
     if angle in values:
-        return size / (2 * math.tan(_number(values, angle, 0.0, positive=True) / 2))
+        radians = _number(values, angle, 0.0, positive=True)
+        if radians >= math.pi:
+            raise DatasetError(
+                f"the intrinsic {angle!r}", expected="radians, less than pi", got=f"{radians:g}"
+            )
+        return size / (2 * math.tan(radians / 2))
     return None
 
 
-def _number(values: Mapping[str, Any], name: str, default: float, positive: bool = False) -> float:
+def _number(values: Mapping[str, Any], name: str, default: float | int, positive: bool = False) -> float:
     value = values.get(name, default)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not good or (positive and value <= 0):

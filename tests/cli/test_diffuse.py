@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from dreamfusion.assets.sheets import labelled_sheet
+from dreamfusion.commands.diffuse import _as_in_training, _read
 from dreamfusion.config import GuidanceConfig
+from dreamfusion.config_files import load_config
 from dreamfusion.guidance.diffuse import diffuse
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.runs.directory import RunDirectory
@@ -41,6 +43,9 @@ def test_each_level_is_consistent_and_pulls_as_training_does(tiny_model: Path) -
         torch.testing.assert_close(level.noisy, guidance.decode(noisy)[0])
         pull = guidance.gradient(latents, noise, timesteps, torch.tensor([170.0]), torch.tensor([10.0]), 0)
         torch.testing.assert_close(level.gradient, pull[0], rtol=1e-4, atol=1e-5)
+        signal, noise_std = guidance.schedule.signal_and_noise_std(timesteps, latents)
+        clean = (noisy - noise_std * level.predicted_noise) / signal
+        torch.testing.assert_close(level.clean, guidance.decode(clean)[0])
         # w(t) is 1 - abar here: the gradient without it is the difference of the noises.
         wrong = level.gradient / level.noise_std**2
         torch.testing.assert_close(level.predicted_noise, noise[0] + wrong, rtol=1e-3, atol=1e-3)
@@ -70,6 +75,40 @@ def test_a_run_brings_its_prompt_and_its_guidance(
     (line,) = answer.events
     assert line["text"] == "a red duck" and line["guidance_scale"] == 10.0
     assert Path(line["path"]).parent.name == run_with_checkpoint.path.name
+
+
+def test_the_views_words_and_its_camera_are_the_same(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion import cameras
+    from dreamfusion.guidance import diffuse as method
+
+    looked: list[tuple[object, ...]] = []
+    orbit, explain = cameras.orbit_cameras, method.diffuse
+    monkeypatch.setattr(cameras, "orbit_cameras", lambda *args: looked.append(args) or orbit(*args))
+    monkeypatch.setattr(method, "diffuse", lambda *args: looked.append(args[4:]) or explain(*args))
+    words = ("--azimuth-deg", "100", "--elevation-deg", "20", "--timesteps", "0.5", "--model", tiny_model)
+    answer = dreamfusion("diffuse", "1", *words)
+    assert answer.code == 0, answer.err
+    # The middle of the preset's distances and fields of view, and the side that the run was trained at.
+    assert looked == [(100.0, 20.0, 2.5, 43.5, 16), (100.0, 20.0)]
+
+
+def test_a_picture_is_looked_at_as_training_would(
+    dreamfusion: Call, tiny_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _as_in_training(None) == load_config("miniature", (), {"prompt": "a duck"}).guidance
+    answer = dreamfusion("diffuse", image, "--prompt", "a duck", "--model", tiny_model, "--timesteps", "0.5")
+    assert answer.events[0]["guidance_scale"] == 101.0  # the preset for Stable Diffusion
+
+
+def test_the_middle_of_a_picture_is_taken_over_white(image: Path, tmp_path: Path) -> None:
+    middle = _read(image)
+    assert middle.shape == (40, 40, 3)
+    rows, columns = (middle[..., 0] > 0.5).nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 29, 10, 29)
+    Image.new("RGBA", (8, 20), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert torch.equal(_read(tmp_path / "clear.png"), torch.ones(8, 8, 3))
 
 
 @pytest.mark.parametrize(("words", "code", "what"), [

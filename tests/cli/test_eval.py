@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dreamfusion.commands import evaluate
 from dreamfusion.commands import train as train_command
+from dreamfusion.commands.finished import load_view
+from dreamfusion.config_files import load_config
+from dreamfusion.errors import CollapseError
+from dreamfusion.evaluation import text_scores
+from dreamfusion.evaluation.r_precision import Retrieval
+from dreamfusion.evaluation.text_scores import TextScores, renders
 from dreamfusion.runs import checkpoint, directory
 from dreamfusion.runs.directory import RunDirectory
 
@@ -33,6 +43,14 @@ def trained(
 
     monkeypatch.setattr(train_command, "train_run", finish)
     return done
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge looks at smaller pictures."""
+    monkeypatch.setattr(
+        text_scores, "renders", lambda renderer, distance, fovy_deg: renders(renderer, distance, fovy_deg, 16)
+    )
 
 
 def test_a_batch_is_made_once_and_judged(
@@ -64,6 +82,132 @@ def test_a_batch_is_made_once_and_judged(
     assert (
         trained == ["a red duck", "a blue cow", "a blue cow"] and len(directory.listing(Path("outputs"))) == 2
     )
+
+
+def test_a_batch_knows_its_runs_by_their_prompts(
+    dreamfusion: Call, husk: Path, small: list[str], trained: list[str], tmp_path: Path, quick: None
+) -> None:
+    words = ["eval", "--prompts", "prompts.txt", "--config", "miniature", "--device", "cpu"]
+    words += [word for text in (f"guidance.model={husk}", *small) for word in ("--set", text)]
+    (tmp_path / "prompts.txt").write_text("a red duck\na blue cow\n")
+    assert dreamfusion(*words).code == 0
+    # A line more at the top moves all others; they stay what they are.
+    (tmp_path / "prompts.txt").write_text("a green house\na red duck\na blue cow\n")
+    answer = dreamfusion(*words, "--set", "guidance.guidance_scale=3")
+    assert answer.code == 0 and trained == ["a red duck", "a blue cow", "a green house"]
+    rows = list(csv.DictReader(Path("outputs/scores.csv").read_text().splitlines()))
+    assert [row["run"][:4] for row in rows] == ["0003", "0001", "0002"]
+    # What was made under other settings is told, once for each and without what holds.
+    told = [line for line in answer.err.splitlines() if "is kept as it is" in line]
+    assert ["a-red-duck" in told[0], "a-blue-cow" in told[1], len(told)] == [True, True, 2]
+    assert all("without guidance.guidance_scale=3, and" in line for line in told)
+
+
+def test_a_run_that_collapses_does_not_stop_the_batch_and_counts_as_a_miss(
+    dreamfusion: Call, small: list[str], trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = train_command.train_run
+
+    def collapse(run: RunDirectory, config: Any, device: str, **options: Any) -> None:
+        if config.prompt != "a red duck":
+            return finish(run, config, device, **options)
+        (run.path / "metrics.jsonl").write_text('{"step": 3}\n')
+        run.write_state("collapsed", 3)
+        trained.append("collapsed")
+        raise CollapseError("the scene has been empty for 3 steps")
+
+    monkeypatch.setattr(train_command, "train_run", collapse)
+    (tmp_path / "prompts.txt").write_text("a red duck\na blue cow\n")
+    words = ["eval", "--prompts", "prompts.txt", "--config", "miniature", "--device", "cpu"]
+    words += [word for text in small for word in ("--set", text)]
+    for _ in range(2):  # and it is not tried again
+        answer = dreamfusion(*words)
+        assert answer.code == 0, answer.err
+        assert trained == ["collapsed", "a blue cow"]
+    rows = list(csv.DictReader(Path("outputs/scores.csv").read_text().splitlines()))
+    assert [(rows[0][key]) for key in ("rank", "rank_geometry", "views_first", "similarity")] == [
+        "2",
+        "2",
+        "0.0",
+        "",
+    ]
+    assert rows[1]["similarity"] and answer.events[-1]["r_precision"] in (0.0, 0.5)
+    with Image.open("outputs/scores.png") as sheet:
+        assert sheet.size == (8 * 132 + 4, 3 * 132 + 4)
+
+
+def test_fits_need_no_captions_and_no_judge(
+    dreamfusion: Call, untrained_state: tuple[dict[str, Any], dict[str, Any]], small: list[str], quick: None
+) -> None:
+    for number, psnr in enumerate((30.0, 33.0)):
+        config = load_config(
+            "fit", (*small[2:], "rendering.occupancy.resolution=32"), {"data.path": "/chair"}
+        )
+        config = config.model_copy(update={"scene": load_config("miniature", small, {"prompt": "a"}).scene})
+        run = directory.create(Path("outputs"), config, "chair")
+        checkpoint.save(checkpoint.path_for(run.checkpoints, 0), *untrained_state)
+        (run.path / "evaluation.json").write_text(f'{{"psnr": {psnr}, "ssim": 0.9{number}}}')
+    answer = dreamfusion("eval", "--clip", "/no/such")
+    assert answer.code == 0, answer.err
+    told = answer.events[-1]
+    assert (told["psnr"], told["ssim"], told["r_precision"]) == (31.5, 0.905, None)
+    rows = list(csv.DictReader(Path("outputs/scores.csv").read_text().splitlines()))
+    assert [(row["psnr"], row["rank"]) for row in rows] == [("30.0", ""), ("33.0", "")]
+
+
+def test_every_number_has_its_own_column_and_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour = Retrieval(rank=1, hits=0.625, similarity=0.31, margin=0.02, best=1)
+    geometry = Retrieval(rank=3, hits=0.25, similarity=0.22, margin=-0.1, best=0)
+    first = evaluate._numbers(TextScores(colour, geometry, janus=0.4, consistency=0.9), ["a", "b"])
+    assert first == {
+        "rank": 1, "views_first": 0.625, "rank_geometry": 3, "views_first_geometry": 0.25, "similarity": 0.31,
+        "taken_for": "b", "janus": 0.4, "consistency": 0.9,
+    }  # fmt: skip
+    second = first | {"rank": 2, "rank_geometry": None, "views_first": 0.125, "views_first_geometry": None,
+                      "similarity": 0.11, "janus": 0.0, "consistency": 0.5}  # fmt: skip
+    third = first | {"rank": 4, "rank_geometry": 1, "views_first_geometry": 0.75}
+    evaluate._write(tmp_path, [first, second, third], np.zeros((4, 4, 3), np.uint8))
+    told = json.loads(capsys.readouterr().out)
+    assert {key: value for key, value in told.items() if key not in ("event", "path")} == {
+        "runs": 3, "r_precision": 0.3333, "r_precision_geometry": 0.5, "r_precision_views": 0.4583,
+        "r_precision_views_geometry": 0.5, "similarity": 0.2433, "janus": 0.2667, "consistency": 0.7667,
+        "psnr": None, "ssim": None,
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert [row["rank_geometry"] for row in rows] == ["3", "", "1"]
+
+
+def test_the_judge_looks_from_where_the_papers_look(
+    run_with_checkpoint: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer, _ = load_view(run_with_checkpoint, "cpu")
+    looks: list[tuple[Any, ...]] = []
+    see = renderer.render_image
+    monkeypatch.setattr(renderer, "render_image", lambda *args: looks.append(args) or see(*args))
+    colour, plaster = renders(renderer, 2.5, 40.0, 16)
+    assert plaster is not None and colour.shape == plaster.shape == (8, 16, 16, 3)
+    (cameras,), (same, light) = looks
+    torch.testing.assert_close(cameras.elevation_deg, torch.full((8,), 30.0))
+    torch.testing.assert_close(
+        torch.remainder(cameras.azimuth_deg + 1e-3, 360), 45.0 * torch.arange(8) + 1e-3
+    )
+    torch.testing.assert_close(cameras.distance, torch.full((8,), 2.5))
+    torch.testing.assert_close(cameras.fovy_deg, torch.full((8,), 40.0))
+    # White, and lit from where the camera is, so that no side is in the dark.
+    assert same is cameras and torch.equal(light.light_position, cameras.positions)
+    assert (light.kind, light.ambient, light.diffuse) == ("textureless", 0.1, 0.9)
+
+
+def test_a_run_is_judged_from_the_middle_of_its_own_cameras(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, ...]] = []
+    monkeypatch.setattr(
+        text_scores, "renders", lambda renderer, *view: asked.append(view) or renders(renderer, *view, 16)
+    )
+    (tmp_path / "captions.txt").write_text("a green house\n")
+    assert dreamfusion("eval", "1", "--captions", "captions.txt").code == 0
+    assert asked == [(2.5, 43.5)]  # of 2.3 to 2.7 and 40 to 47 degrees
 
 
 def test_what_would_stop_a_batch_is_told_before_it_trains(

@@ -208,6 +208,16 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
     assert not Path("outputs").exists()
 
 
+def test_a_run_is_called_as_the_folder_of_its_pictures(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "desk.v2").mkdir()
+    for dataset, name in (
+        (made, "set"),
+        (made / "transforms_train.json", "set"),
+        (tmp_path / "desk.v2", "desk.v2"),
+    ):
+        assert fit_command._folder_name(dataset) == name
+
+
 def test_what_is_wrong_with_the_data_is_told_before_a_run_is_made(
     dreamfusion: Call, made: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +226,10 @@ def test_what_is_wrong_with_the_data_is_told_before_a_run_is_made(
     assert answer.err.startswith("error: there is no dataset")
     answer = dreamfusion("fit", made, "--truth", "absent.ply")
     assert (answer.code, answer.err) == (23, "error: there is no mesh absent.ply\n")
+    answer = dreamfusion("fit", made, "--downscale", "3")
+    assert (
+        answer.code == 22 and "too small to be compared by SSIM" in answer.err and "got 8 x 8" in answer.err
+    )
     answer = dreamfusion("fit", made, "--downscale", "99")
     assert answer.code == 11 and "data.downscale" in answer.err
     assert not Path("outputs").exists()

@@ -62,6 +62,7 @@ def test_a_run_gives_its_weights_to_the_same_field_and_its_object_to_another(
     # In a ball twice as large the object is twice as large, and half as dense.
     seen = other.scene.field(PROBES * 2)
     assert (seen.sigmas[:2] > 5).all() and (seen.sigmas[2:] < 1).all()
+    assert (seen.sigmas[:2] < first.scene.field(PROBES).sigmas[:2]).all()
     assert seen.albedo[0, 0] > 0.8 and seen.albedo[0, 1] < 0.3
 
 
@@ -107,6 +108,13 @@ def test_guidance_by_clip_takes_the_papers_preset_and_leaves_the_last_word_to_th
     clip = planned("--guidance", "clip", "--set", "clip.copies=2")
     assert clip.clip is not None and (clip.clip.copies, clip.clip.sds_weight.at(0)) == (2, 0.0)
     assert clip.scene.background.kind == "augmented" and clip.losses.transmittance.at(0) == 0.5
+    # As docs/method.md writes it: quotes around the text, or YAML takes its brace for a mapping.
+    prefixed = planned(
+        "--guidance", "clip", "--set", 'guidance.view_prompts.template="{view} view of {prompt}"'
+    )
+    assert prefixed.guidance.view_prompts.template == "{view} view of {prompt}"
+    bare = dreamfusion("train", "a duck", "--set", "guidance.view_prompts.template={view} view of {prompt}")
+    assert bare.code == 11 and "needs quotes" in bare.err
     fading = "clip.sds_weight={kind: linear, start: 0.0, end: 2.0, steps: 10}"
     mixed = planned("--guidance", "mixed", "--config", "miniature", "--set", fading)
     assert mixed.clip is not None and mixed.clip.sds_weight.at(10) == 2.0

@@ -42,6 +42,12 @@ def test_a_grid_of_views_scales_and_seeds(dreamfusion: Call) -> None:
     assert shown.shape[0] > 4 * 128 and shown.shape[1] > 2 * 128
 
 
+def test_both_sides_have_words_of_their_own(dreamfusion: Call, tiny_model: Path) -> None:
+    words = ("--model", tiny_model, "--steps", "1", "--count", "1", "--device", "cpu")
+    texts = dreamfusion("sample", "a duck", "--view", "left,side,right", *words).events[0]["texts"]
+    assert texts == {view: f"a duck, {view} view" for view in ("left", "side", "right")}
+
+
 def test_a_picture_is_its_seeds_whatever_else_is_drawn(dreamfusion: Call, tiny_model: Path) -> None:
     words = ["sample", "a duck", "--model", tiny_model, "--steps", "2", "--device", "cpu"]
     many = dreamfusion(*words, "--count", "3", "--seed", "5", "--output", "many/sheet.webp").events[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dreamfusion.evaluation.r_precision import (
     judge_renders,
@@ -69,20 +70,7 @@ def test_r_precision_counts_first_places():
     assert r_precision_per_view([good, bad]) == 0.5
 
 
-def tiny_judge() -> ClipJudge:
-    torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    text = {"vocab_size": len(words), "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
-    config = CLIPConfig(
-        text_config=size | text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8
-    )
-    return ClipJudge(CLIPModel(config), tokenizer, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
-
-
-def test_renders_are_judged_by_their_features():
+def test_renders_are_judged_by_their_features(tiny_judge: Callable[[], ClipJudge]):
     judge, captions = tiny_judge(), ["a duck", "a car", "a green tree"]
     images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(4))
     expected = retrieve(judge.image_features(images), judge.text_features(captions), 1)
@@ -90,6 +78,6 @@ def test_renders_are_judged_by_their_features():
 
 
 @pytest.mark.parametrize("captions", [["a duck"], ["a car", "a car", "a duck"]])
-def test_the_true_caption_must_be_there_once(captions: list[str]):
+def test_the_true_caption_must_be_there_once(captions: list[str], tiny_judge: Callable[[], ClipJudge]):
     with pytest.raises(ValueError, match="a car"):
         judge_renders(tiny_judge(), torch.rand(1, 16, 16, 3), captions, "a car")

@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dreamfusion.config import ClipConfig, ExperimentConfig, LinearSchedule, ViewPromptConfig
 from dreamfusion.errors import ConfigError, ModelNotFoundError
+from dreamfusion.guidance import factory
 from dreamfusion.guidance.clip import ClipJudge, load_clip
 from dreamfusion.guidance.clip_guidance import (
     ClipGuidance,
@@ -250,6 +251,28 @@ def test_clip_alone_loads_no_diffusion_model() -> None:
     both = config.model_copy(update={"clip": ClipConfig.model_validate({"sds_weight": 1.0})})
     with pytest.raises(ModelNotFoundError):
         make_text_guidance(both, "cpu")
+
+
+def test_each_schedule_belongs_to_its_own_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "make_guidance", lambda *_: "diffusion")
+    weights = {"weight": 0.25, "sds_weight": {"kind": "linear", "start": 0.5, "end": 1.0, "steps": 10}}
+    config = ExperimentConfig.model_validate({"prompt": "a red duck", "clip": weights})
+    (clip_weight, clip_part), (sds_weight, sds_part) = make_text_guidance(config, "cpu").parts
+    assert isinstance(clip_part, ClipGuidance) and [clip_weight(step) for step in (0, 10)] == [0.25, 0.25]
+    assert sds_part == "diffusion" and [sds_weight(step) for step in (0, 10)] == [0.5, 1.0]
+
+
+def test_a_pull_that_comes_and_goes_in_the_middle_of_a_run_is_not_left_out() -> None:
+    def mixes(run_steps: int, **schedule: Any) -> bool:
+        return ClipConfig.model_validate({"sds_weight": schedule}).mixes(run_steps)
+
+    bump: dict[str, Any] = {"kind": "warmup_cosine", "start": 0.0, "peak": 1.0, "end": 0.0}
+    assert mixes(100, **bump, warmup_steps=2, steps=6) and mixes(100, **bump, warmup_steps=50, steps=100)
+    assert mixes(100, kind="linear", start=0.0, end=1.0, steps=100)
+    assert mixes(100, kind="linear", start=1.0, end=0.0, steps=2)
+    assert not mixes(100, kind="linear", start=0.0, end=0.0, steps=100) and not mixes(
+        100, kind="constant", value=0
+    )
 
 
 def test_a_clip_that_is_not_there_is_named() -> None:

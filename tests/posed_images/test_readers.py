@@ -15,6 +15,7 @@ from PIL import Image
 from dreamfusion.config import PosedImagesConfig
 from dreamfusion.errors import DatasetError
 from dreamfusion.posed_images.dataset import PosedDataset, read_dataset
+from dreamfusion.posed_images.frames import Lens
 
 Write = Callable[..., Path]
 
@@ -92,6 +93,76 @@ def test_what_is_held_out_goes_by_names_and_not_by_the_lists_order(write_transfo
     assert dataset.held_out.names == ["frame_00000.png", "frame_00008.png"]
 
 
+def test_nerfstudios_three_lists_keep_their_pictures_apart(write_transforms: Write) -> None:
+    names = [f"images/frame_{index:05d}.png" for index in range(9)]
+    folder = write_transforms(train_filenames=names[:4], val_filenames=names[4:6], test_filenames=names[6:8])
+
+    def split() -> list[list[str]]:
+        dataset = read(folder)
+        assert dataset.held_out is not None
+        return [[name[10:11] for name in part.names] for part in (dataset.train, dataset.held_out)]
+
+    assert split() == [["0", "1", "2", "3"], ["6", "7"]]
+    change(folder, train_filenames=None)  # what is to be validated with is not learnt from
+    assert split() == [["0", "1", "2", "3", "8"], ["6", "7"]]
+    change(folder, val_filenames=[], test_filenames=None, train_filenames=names[2:])
+    assert split() == [["3", "4", "5", "6", "7", "8"], ["2"]]
+    change(folder, test_filenames=names[0])
+    assert '"test_filenames" in' in message(folder)
+
+
+def test_the_ending_may_be_left_out_or_be_any(write_transforms: Write) -> None:
+    folder = write_transforms()
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    for frame in frames:
+        picture = folder / frame["file_path"]
+        frame["file_path"] = frame["file_path"].replace("frame_", "frame.").replace("png", "JPEG")
+        Image.open(picture).save(folder / frame["file_path"], format="PNG")
+        picture.unlink()
+    change(folder, frames=frames)
+    assert read(folder).train.names[0] == "frame.00001.JPEG"
+    (folder / frames[5]["file_path"]).unlink()
+    assert "frame.00005.JPEG is missing" in message(folder)
+
+
+def test_an_opacity_that_is_full_everywhere_is_none(write_transforms: Write) -> None:
+    folder = write_transforms(alpha=True, k1=0.3)  # undistortion leaves corners without a picture
+    for path in (folder / "images").iterdir():
+        image = Image.open(path)
+        image.putalpha(255)
+        image.save(path)
+    assert not read(folder).with_alpha
+
+
+def test_blenders_origin_is_the_middle_only_where_the_cameras_show_it(write_blender: Write) -> None:
+    folder = write_blender()
+    for split in ("train", "test"):
+        path = folder / f"transforms_{split}.json"
+        content = json.loads(path.read_text())
+        for frame in content["frames"]:
+            frame["transform_matrix"][0][3] += 50.0
+        path.write_text(json.dumps(content))
+    dataset = read(folder)
+    towards = -dataset.train.cameras.positions / dataset.train.cameras.distance[:, None]
+    torch.testing.assert_close(dataset.train.cameras.forward, towards, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("model", [
+    (0, "SIMPLE_PINHOLE", (31.0, 12.5, 9.5)), (2, "SIMPLE_RADIAL", (31.0, 12.5, 9.5, 0.1)),
+    (3, "RADIAL", (31.0, 12.5, 9.5, 0.1, 0.05)),
+])  # fmt: skip
+def test_each_of_colmaps_models_has_its_parameters_in_their_places(
+    write_colmap: Write, write_transforms: Write, binary: bool, model: tuple[int, str, tuple[float, ...]]
+) -> None:
+    f, cx, cy, *radial = model[2]
+    lens = {"fl_x": f, "fl_y": f, "cx": cx, "cy": cy} | dict(zip(("k1", "k2"), radial, strict=False))
+    one, other = read(write_colmap(binary, model=model)), read(write_transforms(intrinsics=lens))
+    torch.testing.assert_close(other.train.cameras.intrinsics, one.train.cameras.intrinsics)
+    torch.testing.assert_close(other.train.rgba, one.train.rgba)
+    assert other.train.real.equal(one.train.real) and other.train.real.all() == (not radial)
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_colmap(write_colmap: Write, binary: bool) -> None:
     dataset = read(write_colmap(binary))
@@ -113,6 +184,25 @@ def test_colmaps_models_and_nerfstudios_file_are_the_same_cameras(
         torch.testing.assert_close(dataset.train.cameras.c2w, one.train.cameras.c2w, atol=1e-4, rtol=0)
         torch.testing.assert_close(dataset.train.cameras.intrinsics, one.train.cameras.intrinsics)
         torch.testing.assert_close(dataset.train.rgba, one.train.rgba)
+
+
+def test_an_angle_counts_along_its_own_side(write_transforms: Write) -> None:
+    angles = {"camera_angle_x": 2 * np.arctan(12 / 31), "camera_angle_y": 2 * np.arctan(10 / 29)}
+    dataset = read(write_transforms(intrinsics=angles))
+    assert dataset.train.cameras.intrinsics is not None
+    assert dataset.train.cameras.intrinsics[0].tolist() == pytest.approx([31.0, 29.0, 12.0, 10.0], rel=1e-6)
+
+
+def test_distortion_is_opencvs_formula() -> None:
+    """Term by term as its documentation writes it, with no two numbers alike."""
+    k1, k2, k3, p1, p2 = 0.11, -0.23, 0.37, 0.013, -0.029
+    lens = Lens(10, 10, 9.0, 9.0, 5.0, 5.0, k1, k2, k3, p1, p2)
+    x, y = np.array([0.4, -0.7]), np.array([-0.2, 0.5])
+    r = np.sqrt(x**2 + y**2)
+    radial = 1 + k1 * r**2 + k2 * r**4 + k3 * r**6
+    found = lens.distort(x, y)
+    np.testing.assert_allclose(found[0], x * radial + 2 * p1 * x * y + p2 * (r**2 + 2 * x**2))
+    np.testing.assert_allclose(found[1], y * radial + p1 * (r**2 + 2 * y**2) + 2 * p2 * x * y)
 
 
 def test_undistortion_straightens_what_the_lens_bent(write_transforms: Write) -> None:
@@ -255,6 +345,79 @@ def test_a_pose_that_is_none(write_transforms: Write, ring: Callable[..., list])
     poses = ring(9)
     poses[3] = np.diag([-1.0, 1, 1, 1]) @ poses[3]
     assert "frame 3" in (text := message(write_transforms(poses=poses))) and "no rotation" in text
+
+
+def test_a_picture_that_is_named_twice(write_transforms: Write, write_blender: Write) -> None:
+    folder = write_transforms()
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    change(folder, frames=[*frames, frames[4]])
+    assert "frame_00004.png is named twice" in message(folder)
+    folder = write_blender()  # held out and learnt from
+    (folder / "transforms_test.json").write_bytes((folder / "transforms_train.json").read_bytes())
+    assert "r_0.png is named twice" in message(folder)
+
+
+def test_a_mask_that_leaves_nothing(write_transforms: Write) -> None:
+    folder = write_transforms(per_frame={"mask_path": "mask.png"})
+    assert "mask.png is missing" in message(folder)
+    Image.new("L", (24, 10)).save(folder / "mask.png")
+    assert "the size of the mask" in message(folder)
+    Image.new("L", (24, 20)).save(folder / "mask.png")
+    assert "no pixel is left to learn from" in message(folder)
+
+
+@pytest.mark.parametrize(("wrong", "what"), [
+    ({"w": "24"}, "'w': expected a positive number, got '24'"),
+    ({"h": None}, "'h': expected a positive number, got None"),
+    ({"k1": "0.1"}, "'k1': expected a number"),
+    ({"fl_x": 0}, "'fl_x': expected a positive number, got 0"),
+    ({"cx": float("nan")}, "'cx': expected a number, got nan"),
+    ({"fl_x": None, "fl_y": None}, "'fl_x': expected a positive number, got None"),
+])  # fmt: skip
+def test_intrinsics_that_are_none(write_transforms: Write, wrong: dict[str, Any], what: str) -> None:
+    assert what in message(write_transforms(**wrong))
+
+
+def test_an_angle_in_degrees_is_none(write_transforms: Write) -> None:
+    assert "'camera_angle_x': expected radians" in message(
+        write_transforms(intrinsics={"camera_angle_x": 43.6})
+    )
+
+
+def test_a_frame_without_a_pose(write_transforms: Write) -> None:
+    folder = write_transforms()
+    frames = json.loads((folder / "transforms.json").read_text())["frames"]
+    for pose, what in ((None, "frame 2 of"), ([[1, 2], [3]], "4x4 finite numbers"),
+                       ([[float("inf")] * 4] * 4, "got inf or nan")):  # fmt: skip
+        frames[2]["transform_matrix"] = pose
+        change(folder, frames=frames)
+        assert "pose" in (text := message(folder)) and what in text
+
+
+@pytest.mark.parametrize(("file", "old", "new", "what"), [
+    ("cameras", "PINHOLE 24 20 30.0", "PINHOLE 24 20 0", "the focal length above 0, got 0 30 12 10"),
+    ("cameras", "PINHOLE 24 20 30.0", "PINHOLE 24 20", "parameters of a camera: expected 4, got 3"),
+    ("cameras", "PINHOLE 24 20", "PINHOLE 24 x", "is damaged"),
+    ("cameras", "PINHOLE 24 20", "PINHOLE 24 21", "expected 24 x 21 pixels, as its camera says, got 24 x 20"),
+    ("cameras", "7 PINHOLE", "8 PINHOLE", "000 view.png has no intrinsics"),
+    ("images", " 7 004 view.png", " 7", "is damaged"),
+])  # fmt: skip
+def test_mistakes_in_colmaps_text(write_colmap: Write, file: str, old: str, new: str, what: str) -> None:
+    folder = write_colmap(False)
+    path = folder / "sparse" / "0" / f"{file}.txt"
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    assert what in message(folder)
+
+
+def test_a_quaternion_without_a_length(write_colmap: Write) -> None:
+    folder = write_colmap(False)
+    path = folder / "sparse" / "0" / "images.txt"
+    lines = path.read_text().splitlines()
+    words = lines[2].split()
+    path.write_text("\n".join([*lines[:2], " ".join([words[0], *["0"] * 4, *words[5:]]), *lines[3:]]))
+    assert "000 view.png: expected length 1, got length 0" in message(folder)
 
 
 @pytest.mark.parametrize(
