@@ -201,10 +201,13 @@ def test_the_judge_looks_from_where_the_papers_look(
 def test_a_run_is_judged_from_the_middle_of_its_own_cameras(
     dreamfusion: Call, run_with_checkpoint: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[float, ...]] = []
-    monkeypatch.setattr(
-        text_scores, "renders", lambda renderer, *view: asked.append(view) or renders(renderer, *view, 16)
-    )
+    asked: list[tuple[float, float]] = []
+
+    def small(renderer: Any, distance: float, fovy_deg: float) -> Any:
+        asked.append((distance, fovy_deg))
+        return renders(renderer, distance, fovy_deg, 16)
+
+    monkeypatch.setattr(text_scores, "renders", small)
     (tmp_path / "captions.txt").write_text("a green house\n")
     assert dreamfusion("eval", "1", "--captions", "captions.txt").code == 0
     assert asked == [(2.5, 43.5)]  # of 2.3 to 2.7 and 40 to 47 degrees

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_perp_negs_texts_follow_the_camera():
 
 
 @pytest.mark.parametrize("rule", ["nearest", "interpolate"])
-def test_perp_neg_tells_the_sides_apart_where_the_texts_do(rule: str):
+def test_perp_neg_tells_the_sides_apart_where_the_texts_do(rule: Literal["nearest", "interpolate"]):
     plain, split = (
         ViewPrompts("a duck", ViewPromptConfig(rule=rule, split_sides=sides)) for sides in (False, True)
     )

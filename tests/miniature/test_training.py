@@ -463,7 +463,9 @@ def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
     write_tokenizer(other.work / "tokenizer", [*vocabulary(), "aardvark"])
     for make in (stages.diffusion_learner, stages.clip_learner):
         old, new = make(replace(plan, from_shipped=True), with_data=False), make(other, with_data=False)
-        ids = [learner.encode_captions(["a red duck, back view"]) for learner in (old, new)]
+        assert old.encode_captions is not None and new.encode_captions is not None
+        text = ["a red duck, back view"]
+        ids = old.encode_captions(text), new.encode_captions(text)
         assert not torch.equal(*ids)
         torch.testing.assert_close(new.read(ids[1]), old.read(ids[0]))
         rows = [
