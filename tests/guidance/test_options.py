@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch

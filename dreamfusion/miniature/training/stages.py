@@ -413,7 +413,8 @@ def _averaged(learner: Learner, checkpoint: Path, do: Callable[[], None]) -> boo
 
 def run_export(plan: Plan) -> None:
     """Writes what has been trained so far into the package, and says how large it is."""
-    tokenizer = plan.work / "tokenizer"
+    # The weights come from the checkpoints alone; a judge may not have been shipped yet.
+    plan, tokenizer = replace(plan, from_shipped=False), plan.work / "tokenizer"
     if plan.checkpoint("diffusion").exists():
         diffusion = diffusion_learner(plan, with_data=False)
         assert diffusion.vae is not None
