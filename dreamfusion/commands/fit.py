@@ -195,7 +195,8 @@ def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset)
     writer.writerows((name, f"{psnr:.4f}", f"{ssim:.5f}") for name, psnr, ssim in rows)
     write_atomically(run.path / HELD_OUT / "views.csv", table.getvalue().encode())
     # A mask may leave nothing of a view, and a render may equal its photograph in a test; in JSON neither has a name.
-    psnrs, ssims = ([row[column] for row in rows if math.isfinite(row[column])] for column in (1, 2))
+    psnrs = [psnr for _, psnr, _ in rows if math.isfinite(psnr)]
+    ssims = [ssim for _, _, ssim in rows if math.isfinite(ssim)]
     return {
         "views": len(rows),
         "psnr": round(mean(psnrs), 4) if psnrs else None,
