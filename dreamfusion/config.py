@@ -388,6 +388,12 @@ class CameraConfig(_Strict):
 # ------------------------------------------------------------------------------------------------ guidance
 
 
+VIEWS: tuple[str, ...] = ("front", "side", "back", "overhead")
+"""The views that prompts name."""
+SIDES: tuple[str, ...] = ("left", "right")
+"""What a model that tells them apart may be asked for in the place of "side"."""
+
+
 class ViewNegativesConfig(_Strict):
     """What a view must not show, in the place of `guidance.negative_prompt`; None: that one."""
 

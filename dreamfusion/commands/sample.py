@@ -10,12 +10,10 @@ from typing import Any
 from dreamfusion.commands.finished import check_writable_file
 from dreamfusion.commands.lists import integers, numbers, words
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
-from dreamfusion.config import GuidanceConfig, ViewPromptConfig
+from dreamfusion.config import SIDES, VIEWS, GuidanceConfig, ViewPromptConfig
 from dreamfusion.errors import ConfigError, OutputError
 from dreamfusion.progress import Bar, busy, result
 
-VIEWS: tuple[str, ...] = ("front", "side", "back", "overhead")
-SIDES: tuple[str, ...] = ("left", "right")
 SIDE = 256
 """Pixels of a picture on the sheet at most; the single files have the model's own size."""
 SMALLEST = 128

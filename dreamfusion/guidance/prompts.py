@@ -19,11 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.config import ViewPromptConfig
+from dreamfusion.config import SIDES, VIEWS, ViewPromptConfig
 from dreamfusion.errors import PromptError
-
-VIEWS = ("front", "side", "back", "overhead")
-SIDES = ("left", "right")
 
 
 class ViewPrompts:

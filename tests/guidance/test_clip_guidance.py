@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dreamfusion.config import ClipConfig, ExperimentConfig, LinearSchedule, ViewPromptConfig
 from dreamfusion.errors import ConfigError, ModelNotFoundError
@@ -30,18 +30,8 @@ PROMPT = "duck"
 
 
 @pytest.fixture(scope="module")
-def clip() -> ClipJudge:
-    torch.manual_seed(0)
-    letters = "abcdefghijklmnopqrstuvwxyz,"
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    text = {"vocab_size": len(words), "bos_token_id": 54, "eos_token_id": 55, "pad_token_id": 55}
-    config = CLIPConfig(
-        text_config=size | text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=8
-    )
-    preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 3}
-    return ClipJudge(CLIPModel(config), tokenizer, preprocessing)
+def clip(tiny_judge: Callable[..., ClipJudge]) -> ClipJudge:
+    return tiny_judge(image_std=[0.25] * 3, resample=3)
 
 
 def generator(seed: int = 0) -> torch.Generator:
