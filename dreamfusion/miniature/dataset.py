@@ -33,6 +33,8 @@ from dreamfusion.miniature.world import (
     CAMERA_DISTANCE,
     CAMERA_ELEVATION_DEG,
     CAMERA_FOVY_DEG,
+    EVEN_SHARES,
+    TRAINING_SHARES,
     UNIFORM_AREA_PROBABILITY,
     WORLD_VERSION,
     SceneSpec,
@@ -175,10 +177,9 @@ def make_shard(
     # Two words of entropy more for the wide world: no seed of one is a seed of the other.
     which = [WORLD_VERSION] if world is None else [WIDE_VERSION, WIDE_SEED]
     rng = np.random.default_rng([*which, seed, 0 if split == "train" else 1])
-    sample = sample_spec if world is None else world.sample_spec
     images, specs, azimuths, elevations = [], [], [], []
     for _ in range(0, count, BATCH):
-        batch = [sample(rng, split) for _ in range(BATCH // VIEWS_PER_SCENE)]
+        batch = [_sample(rng, split, world) for _ in range(BATCH // VIEWS_PER_SCENE)]
         rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world)
         images.append(rendered)
         specs += [spec.to_json() for spec in batch for _ in range(VIEWS_PER_SCENE)]
@@ -196,6 +197,12 @@ def make_shard(
         )
     temporary.replace(path)
     return path
+
+
+def _sample(rng: np.random.Generator, split: Split, world: WideWorld | None) -> SceneSpec:
+    if world is not None:
+        return world.sample_spec(rng, split)
+    return sample_spec(rng, split, TRAINING_SHARES if split == "train" else EVEN_SHARES)
 
 
 def load_shard(path: str | Path) -> Shard:

@@ -85,6 +85,22 @@ def test_the_mix_of_scenes():
     assert {thing.noun for spec in specs for thing in spec.things} == set(NOUNS)
 
 
+def test_a_share_makes_a_noun_as_many_times_as_frequent():
+    rng = np.random.default_rng(1)
+    shares = {"peacock": 8.0, "surfboard": 3.0}
+    specs = [world.sample_spec(rng, "train", shares) for _ in range(1500)]
+    # As what is shown or stands on something: no other noun is chosen there by anything but chance.
+    firsts = [spec.things[0].noun for spec in specs if spec.relation in (None, "on")]
+    others = len(NOUNS) - len(shares)
+    for noun, share in shares.items():
+        assert firsts.count(noun) / len(firsts) == pytest.approx(share / (others + 11.0), rel=0.25)
+    beneath = [spec.things[1].noun for spec in specs if spec.relation == "on"]
+    even = [spec.things[1].noun for _ in range(1500) if (spec := world.sample_spec(rng)).relation == "on"]
+    ratio = (beneath.count("surfboard") / len(beneath)) / (even.count("surfboard") / len(even))
+    assert 1.8 < ratio < 3.5
+    assert not any(map(world.is_held_out, specs))
+
+
 def test_specs_survive_json():
     rng = np.random.default_rng(2)
     for _ in range(200):

@@ -48,16 +48,19 @@ EVALUATED_TIMESTEPS = (150, 350, 550, 750, 930)
 
 
 def level_weights(timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The smallest of the errors of v over the error at this timestep: every noise level counts the same.
+    """The smallest of the errors of v over the error at this timestep, or, in more noise than there, its square root.
 
-    Karras et al. 2024 (EDM2, arXiv 2312.02696, sec. 2.2) learn these weights beside the model; here they were measured once,
-    on held-out pictures. Near pure noise most of v's error is the colour of the background, which no text tells: with an even
-    weight a third of all gradients would be about that, and none of it can be learnt.
+    Karras et al. 2024 (EDM2, arXiv 2312.02696, sec. 2.2) learn such weights beside the model, so that every noise level counts
+    the same; here they were measured once, on held-out pictures. Near pure noise most of v's error is the colour of the
+    background, which no text tells: with an even weight a third of all gradients would be about that, and none of it can be
+    learnt. But what is decided there, which side is seen and what stands where, is what distillation needs most and was
+    learnt last: hence the root.
     """
     at, errors = (torch.tensor(values, device=timesteps.device) for values in zip(*LEVEL_ERRORS, strict=True))
     place = torch.searchsorted(at, timesteps.float()).clamp(1, len(at) - 1)
     share = (timesteps - at[place - 1]) / (at[place] - at[place - 1])
-    return errors.min() / torch.lerp(errors[place - 1], errors[place], share)
+    weights = errors.min() / torch.lerp(errors[place - 1], errors[place], share)
+    return torch.where(timesteps > at[errors.argmin()], weights.sqrt(), weights)
 
 
 def even_timesteps(batch_size: int, steps: int, generator: torch.Generator) -> Int[Tensor, " b"]:
