@@ -17,14 +17,17 @@ from dreamfusion.errors import CheckpointCorruptError, DeviceError, DreamfusionE
 from dreamfusion.guidance.clip import load_clip
 from dreamfusion.miniature.captions import vocabulary
 from dreamfusion.miniature.dataset import make_shard
+from dreamfusion.miniature.lexicon import core
 from dreamfusion.miniature.training import diffusion, loop, stages
 from dreamfusion.miniature.training.autoencoder import edges
 from dreamfusion.miniature.training.contrastive import augment, contrastive_loss
 from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_bytes, to_model
+from dreamfusion.miniature.training.labels import labels
 from dreamfusion.miniature.training.loop import Averaged, Budget, Ema, Learner, fit, learning_rate
 from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_scheduler, seeded
 from dreamfusion.miniature.training.stages import Plan
 from dreamfusion.miniature.training.tokenizer import write_tokenizer
+from dreamfusion.miniature.world import SceneSpec, Thing
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -298,11 +301,29 @@ def test_each_latent_meets_its_own_caption_and_a_tenth_meet_none(
     assert float(dropped.float().mean()) == pytest.approx(diffusion.CAPTION_DROPOUT, abs=0.025)
     assert torch.equal(read[0][~dropped, 0], shown[0][~dropped, 0, 0, 0].long())
     assert len(shown[0][~dropped, 0, 0, 0].unique()) == len(numbers)
-    # Scenes of two things come twice as often as each of one.
+    # Scenes of two things come more often than those of one, as the weights say.
     counts = torch.bincount(shown[0][:, 0, 0, 0].long(), minlength=len(numbers)).float()
-    two = learner.texts.labels[:, 2] > 0
-    assert 0 < two.sum() < len(two)
-    assert float(counts[two].mean() / counts[~two].mean()) == pytest.approx(2.0, abs=0.3)
+    assert learner.weights is not None
+    alone = learner.weights == 1.0
+    assert 0 < alone.sum() < len(alone)
+    ratio = learner.weights[~alone].mean() / learner.weights[alone].mean()
+    assert float(counts[~alone].mean() / counts[alone].mean()) == pytest.approx(float(ratio), rel=0.15)
+
+
+def test_pairs_are_shown_more_often_and_those_near_the_first_prompt_most_of_all() -> None:
+    peacock, surfboard, duck, table = map(Thing, ("peacock", "surfboard", "duck", "table"))
+    scenes = {
+        SceneSpec((peacock,)): 1.0,
+        SceneSpec((surfboard,)): 1.0,
+        SceneSpec((duck, table), "on"): 3.0,
+        SceneSpec((table, peacock), "under"): 3.0,
+        SceneSpec((surfboard, table), "on"): 3.0,
+        SceneSpec((peacock, table), "on"): 7.5,
+        SceneSpec((duck, surfboard), "on"): 7.5,
+    }
+    classes = torch.tensor([labels(spec) for spec in scenes])
+    weights = diffusion.picture_weights(classes, list(core().nouns))
+    assert weights.tolist() == list(scenes.values())
 
 
 def test_samples_depend_on_their_own_noise_only(work: Path) -> None:

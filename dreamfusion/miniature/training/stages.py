@@ -32,7 +32,7 @@ from dreamfusion.miniature.training.autoencoder import (
 )
 from dreamfusion.miniature.training.contrastive import ContrastiveLearner, contrastive_modules
 from dreamfusion.miniature.training.data import Pictures, load_pictures
-from dreamfusion.miniature.training.diffusion import DiffusionLearner, diffusion_modules
+from dreamfusion.miniature.training.diffusion import DiffusionLearner, diffusion_modules, picture_weights
 from dreamfusion.miniature.training.loop import Averaged, Budget, Learner, fit
 from dreamfusion.miniature.training.models import (
     Sizes,
@@ -387,6 +387,7 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
     if with_data:
         learner.latents, shards = _scaled_latents(plan, vae, "train")
         learner.texts = _texts_of(plan, shards)
+        learner.weights = picture_weights(learner.texts.labels, list(lexicon(plan.world).nouns))
         learner.held_out_latents, shards = _scaled_latents(plan, vae, "held_out")
         learner.held_out = load_pictures(shards)
         spread = float(learner.latents[:4096].float().std())
