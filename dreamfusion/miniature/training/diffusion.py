@@ -25,7 +25,7 @@ CAPTION_DROPOUT = 0.1
 # and each thing is smaller.
 PAIR_WEIGHT = 3.0
 # How often, for each other pair, one is shown that has a noun of the first prompt that anybody tries, in its place there.
-FIRST_PROMPT_WEIGHT = 2.5
+FIRST_PROMPT_WEIGHT = 4.0
 FIRST_PROMPT = ("peacock", "surfboard")
 # (timestep, mean squared error of v) of the weights after 222,000 pictures.
 LEVEL_ERRORS = (
