@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from dreamfusion.cameras import Cameras, orbit_cameras
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import rasterize
 from dreamfusion.miniature.nouns_builder import COLORS, Rgb
-from dreamfusion.miniature.pictures import Lights
+from dreamfusion.miniature.pictures import Lights, Picture
 from dreamfusion.miniature.rasterize import pack_triangles
 from dreamfusion.miniature.raycast import render
 from dreamfusion.miniature.solids import pack
@@ -37,6 +38,7 @@ from dreamfusion.miniature.world import (
     TRAINING_SHARES,
     UNIFORM_AREA_PROBABILITY,
     WORLD_VERSION,
+    Composition,
     SceneSpec,
     Split,
     compose,
@@ -141,24 +143,35 @@ def render_specs(
     views of a scene side by side. The scenes are those of the core world, or of the wide `world`.
     """
     cameras = cameras or random_views(rng, len(specs) * views_per_scene)
-    scenes, meshes, backgrounds = [], [], []
+    scenes, backgrounds = [], []
     for spec in specs:
         scene = compose(spec, rng) if world is None else world.compose(spec, rng)
         for _ in range(views_per_scene):
-            scenes.append(scene.solids)
-            if isinstance(scene, WideScene):
-                meshes.append(scene.triangles)
+            scenes.append(scene)
             backgrounds.append(random_background(rng, scene.colors, cameras.height))
     lights = random_lights(rng, cameras)
     on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
     background = torch.from_numpy(np.stack(backgrounds)).to(device)
-    solids, cameras_there = pack(scenes).to(device), cameras.to(device)
-    if meshes:
-        triangles = pack_triangles(meshes).to(device)
-        picture = rasterize.render(solids, triangles, cameras_there, background, on_device)
-    else:
-        picture = render(solids, cameras_there, background, on_device)
+    picture = draw(scenes, cameras.to(device), background, on_device)
     return (picture.rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy(), cameras
+
+
+def draw(
+    scenes: Sequence[Composition | WideScene],
+    cameras: Cameras,
+    background: Float[torch.Tensor, "n h w 3"],
+    lights: Lights | None = None,
+    supersample: int = 2,
+) -> Picture:
+    """Scene i through camera i, on the cameras' device: all of the core world, or all of the wide one."""
+    device = cameras.c2w.device
+    solids = pack([scene.solids for scene in scenes]).to(device)
+    meshes = [scene.triangles for scene in scenes if isinstance(scene, WideScene)]
+    if not meshes:
+        return render(solids, cameras, background, lights, supersample)
+    return rasterize.render(
+        solids, pack_triangles(meshes).to(device), cameras, background, lights, supersample
+    )
 
 
 def make_shard(
