@@ -74,8 +74,7 @@ def without_colours(world: World, caption: str) -> str:
     """What plaster can show of a caption."""
     from dreamfusion.miniature.captions import plain_caption
 
-    spec = world.lexicon.parse(caption)
-    return plain_caption(replace(spec, things=tuple(replace(thing, color=None) for thing in spec.things)))
+    return plain_caption(world.lexicon.parse(caption).uncoloured())
 
 
 # ------------------------------------------------------------------------------------------------ training

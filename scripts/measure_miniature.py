@@ -1,4 +1,4 @@
-"""Numbers of the embedded model alone, before any object is made: what the autoencoder, the denoiser and its view words are worth.
+"""Numbers of the embedded model alone, before any object is made: its autoencoder, its denoiser, its view words.
 
     python scripts/measure_miniature.py                                   # the core world and the shipped weights
     python scripts/measure_miniature.py --world wide --model DIR --judge DIR --only samples,sheet
@@ -103,8 +103,8 @@ def autoencoder(of: Measuring) -> dict[str, Any]:
     """PSNR on pictures of held-out scenes, drawn as the training's are."""
     import torch
 
-    from dreamfusion.miniature.dataset import random_background, random_lights, random_views
     from dreamfusion.miniature.dataset import draw as render
+    from dreamfusion.miniature.dataset import random_background, random_lights, random_views
 
     rng = np.random.default_rng(TRUTH_SEED)
     numbers = []

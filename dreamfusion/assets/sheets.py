@@ -68,7 +68,7 @@ def captioned_sheet(
     if len(captions) != count:
         raise ValueError(f"{len(captions)} captions for {count} pictures")
     font = ImageFont.load_default(12)
-    broken = [_broken(caption, font, width) for caption in captions]
+    broken = [_broken(caption, font, width - GAP) for caption in captions]
     row_height = height + GAP + LINE_HEIGHT * max(len(lines) for lines in broken) + GAP
     rows = -(-count // across)
     sheet = Image.new("RGB", (GAP + across * (width + GAP), GAP + rows * row_height), (255, 255, 255))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 from dreamfusion.cameras import Cameras, turntable_cameras
 from dreamfusion.evaluation.text_scores import ELEVATION_DEG, SIZE, VIEWS, Renders, before_backdrop
 from dreamfusion.miniature.captions import view_word
-from dreamfusion.miniature.dataset import draw, random_lights, random_views
+from dreamfusion.miniature.dataset import PLASTER_AMBIENT, draw, random_lights, random_views, whitened
 from dreamfusion.miniature.ground_truth import Scene, World
 from dreamfusion.miniature.pictures import Lights
-from dreamfusion.miniature.wide import WideScene
 from dreamfusion.miniature.world import SceneSpec
 
 # The pictures of a thing are compared at this size, cut out and scaled to fill it.
@@ -51,22 +50,16 @@ def true_renders(scene: Scene, distance: float, fovy_deg: float, size: int = SIZ
     """The scene itself as `text_scores.renders` shows a finished object: what a judge can know at best."""
     cameras = turntable_cameras(VIEWS, ELEVATION_DEG, distance, fovy_deg, size)
     nothing = torch.zeros(VIEWS, size, size, 3)
-    lamp = Lights(cameras.positions, torch.full((VIEWS,), 0.1), torch.full((VIEWS,), 0.9))
+    lamp = Lights(
+        cameras.positions, torch.full((VIEWS,), PLASTER_AMBIENT), torch.full((VIEWS,), 1.0 - PLASTER_AMBIENT)
+    )
     colour = draw([scene] * VIEWS, cameras, nothing)
-    plaster = draw([_white(scene)] * VIEWS, cameras, nothing, lamp)
+    plaster = draw([whitened(scene)] * VIEWS, cameras, nothing, lamp)
     return Renders(
         before_backdrop(colour.rgb, colour.opacity),
         before_backdrop(plaster.rgb, plaster.opacity),
         colour.opacity,
     )
-
-
-def _white(scene: Scene) -> Scene:
-    solids = replace(scene.solids, rgb=torch.ones_like(scene.solids.rgb))
-    if isinstance(scene, WideScene):
-        triangles = replace(scene.triangles, rgb=torch.ones_like(scene.triangles.rgb))
-        return replace(scene, solids=solids, triangles=triangles)
-    return replace(scene, solids=solids)
 
 
 # ---------------------------------------------------------------------------------------------------- views

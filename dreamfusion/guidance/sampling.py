@@ -79,7 +79,7 @@ def _draw(
     guidance_scale: float | int,
     on_call: Callable[[int], None],
 ) -> Float[Tensor, "seeds h w 3"]:
-    """One picture a text and its seed. The sampler is a new one with its timesteps set: several kinds remember their last steps."""
+    """One picture a text and its seed. The sampler is a new one, timesteps set: several kinds remember their last steps."""
     generators = [Generator().manual_seed(seed) for seed in seeds]
     uncond = uncond.repeated(len(seeds))
     side = guidance.image_size // guidance.latent_scale

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Lexicon:
         said = re.sub(r"\s+", " ", text.strip().lower())
         for start in sorted({*captions.PREFIXES, *WIDE_PREFIXES}, key=len, reverse=True):
             said = said.removeprefix(f"{start} ")
-        things = self._things()
+        things = self._things
         if alone := things.get(_bare(said)):
             return SceneSpec((alone,))
         splits = list(self._splits(said))
@@ -85,7 +85,7 @@ class Lexicon:
             if (a := things.get(_bare(first))) and (b := things.get(_bare(second))):
                 return SceneSpec((a, b), relation)
         unknown = next((part for _, *both in splits for part in both if _bare(part) not in things), said)
-        near = difflib.get_close_matches(unknown.split()[-1], _said(self.nouns), n=3)
+        near = difflib.get_close_matches(" ".join(unknown.split()[-1:]), _said(self.nouns), n=3)
         raise PromptError(
             f"the {self.name} world has no scene for {text!r}",
             expected="[colour] noun, or two of them and " + ", ".join(self.relations),
@@ -93,6 +93,7 @@ class Lexicon:
             hint=f"did you mean {' or '.join(near)}?" if near else None,
         )
 
+    @cached_property
     def _things(self) -> dict[str, Thing]:
         """Every phrase without its article."""
         colors = {word: color for color, words in self.colors.items() for word in words}
