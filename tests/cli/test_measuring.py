@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dreamfusion.evaluation import text_scores
-from dreamfusion.evaluation.text_scores import Renders, renders
+from dreamfusion.evaluation.text_scores import Renders
 from dreamfusion.miniature.ground_truth import World, of_wide, open_world
 from dreamfusion.miniature.wide import WideWorld
 from dreamfusion.miniature.world import ALWAYS_HELD_OUT_PAIR
@@ -99,7 +98,6 @@ def test_runs_are_judged_beside_their_truth(
     monkeypatch.setattr(script, "train", lambda *_: None)
     prompts = ["a red duck", "a cube"]
     monkeypatch.setattr(script, "held_out_prompts", lambda *_: (prompts, [*prompts, "a green house"]))
-    monkeypatch.setattr(text_scores, "renders", lambda r, d, f: renders(r, d, f, text_scores.SIZE))
     assert script.main(["--output", str(output), "--count", "1", "--scenes", "3"]) == 0
     rows = json.loads((output / "results.json").read_text())
     (run,), (truth,) = rows["run"], rows["truth"]
