@@ -41,7 +41,7 @@ JUDGES = {"judge": "judge", "guiding": "miniature"}
 def held_out_prompts(
     world: World | None = None, prompts: int = COUNTS["core"][0], captions: int = COUNTS["core"][1]
 ) -> tuple[list[str], list[str]]:
-    """The prompts, and the captions that they are ranked among; the same on every machine.
+    """The prompts, and the captions that they are ranked among; the same on every machine (with the same meshes).
 
     "a peacock on a surfboard"; of the others half are pairs of things that were never together, half things in a colour that
     they never had. The other captions are drawn from the whole world, so that each prompt has near neighbours.

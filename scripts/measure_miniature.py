@@ -3,6 +3,7 @@
     python scripts/measure_miniature.py                                   # the core world and the shipped weights
     python scripts/measure_miniature.py --world wide --model DIR --judge DIR --only samples,sheet
 
+- nouns: how many a person can type, by the word list of the shipped weights.
 - autoencoder: PSNR of held-out pictures that are encoded and decoded, meaned in dB.
 - samples: one picture of each caption of `scripts/evaluate_miniature.py`, first seed, ranked among all of them by the judge that
   guides nothing; the held-out captions apart from the others.
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from dreamfusion.guidance.diffusion import DiffusionGuidance
     from dreamfusion.miniature.ground_truth import World
 
-STAGES = ("autoencoder", "samples", "views", "sheet")
+STAGES = ("nouns", "autoencoder", "samples", "views", "sheet")
 SEED = 0
 # Nobody's pictures but these tests': far from the seeds of all shards.
 TRUTH_SEED = 777_000
@@ -97,6 +98,15 @@ class Measuring:
         """A row of the table."""
         self.table.append((what, number))
         print(f"{what}: {number}", flush=True)
+
+
+def nouns(of: Measuring) -> dict[str, Any]:
+    """Of the shipped word list, synonyms not counted."""
+    from dreamfusion.miniature.vocabulary import known_words
+
+    known = known_words()["nouns"]
+    of.told("nouns that a person can type, synonyms not counted", str(len(known)))
+    return {"nouns": list(known)}
 
 
 def autoencoder(of: Measuring) -> dict[str, Any]:
@@ -165,11 +175,11 @@ def views(of: Measuring) -> dict[str, Any]:
     from dreamfusion.miniature.world import SceneSpec, Thing
 
     rng = np.random.default_rng(TRUTH_SEED)
-    nouns = list(of.world.nouns)
-    if len(nouns) > of.options.nouns:
-        nouns = [nouns[index] for index in sorted(rng.permutation(len(nouns))[: of.options.nouns])]
+    chosen = list(of.world.nouns)
+    if len(chosen) > of.options.nouns:
+        chosen = [chosen[index] for index in sorted(rng.permutation(len(chosen))[: of.options.nouns])]
     rows = []
-    for noun in nouns:
+    for noun in chosen:
         spec = SceneSpec((Thing(noun),))
         bank = view_bank(of.world, spec, seed=TRUTH_SEED)
         true_images, true_words = true_pictures(of.world, spec)
@@ -244,6 +254,7 @@ def sheet(of: Measuring) -> dict[str, Any]:
 
 
 RUNNERS: dict[str, Callable[[Measuring], dict[str, Any]]] = {
+    "nouns": nouns,
     "autoencoder": autoencoder, "samples": samples, "views": views, "sheet": sheet,
 }  # fmt: skip
 

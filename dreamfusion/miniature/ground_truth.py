@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import trimesh
 
+from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import world as core_world
 from dreamfusion.miniature.lexicon import Lexicon, core, wide
-from dreamfusion.miniature.meshes.store import MeshStore
+from dreamfusion.miniature.meshes.store import HINT, MeshStore
 from dreamfusion.miniature.rasterize import Triangles
 from dreamfusion.miniature.solid_meshes import meshes_of
 from dreamfusion.miniature.wide import DEFAULT_MESHES, WideScene, WideWorld
@@ -32,7 +33,14 @@ class World:
     nouns: tuple[str, ...]
 
     def scenes(self, spec: SceneSpec, count: int, seed: int = 0) -> list[Scene]:
-        """`count` scenes that the same words mean, with proportions, colours that nobody named and meshes of their own."""
+        """`count` scenes that the same words mean, with proportions, colours that nobody named and meshes of their own.
+
+        Raises:
+            DreamfusionError: nothing in the cache shows one of its nouns.
+        """
+        for thing in spec.things:
+            if thing.noun not in self.nouns:
+                raise DreamfusionError(f"there is no mesh of {thing.noun!r} in the cache", hint=HINT)
         return [self.compose(spec, np.random.default_rng([seed, index])) for index in range(count)]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from dreamfusion.evaluation.text_scores import Renders
 from dreamfusion.miniature.ground_truth import World, of_wide, open_world
+from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.wide import WideWorld
 from dreamfusion.miniature.world import ALWAYS_HELD_OUT_PAIR
 from dreamfusion.runs import checkpoint
@@ -162,6 +163,7 @@ def test_every_number_of_the_models_is_measured(
     words = ["--output", str(tmp_path), "--steps", "2", "--count", "3", "--pictures", "16", "--nouns", "1"]
     assert script.main(words) == 0
     found = json.loads((tmp_path / "results.json").read_text())
+    assert set(NOUNS) <= set(found["nouns"]["nouns"])
     assert 20 < found["autoencoder"]["psnr_db"] < 45
     assert found["autoencoder"]["worst_tenth_db"] < found["autoencoder"]["psnr_db"]
     assert [row["caption"] for row in found["samples"]["rows"]] == TWENTY[:3]
@@ -169,13 +171,13 @@ def test_every_number_of_the_models_is_measured(
     (row,) = found["views"]["rows"]
     assert row["truth"]["right"] >= row["truth"]["right_with_sides"] > 0.2 and "samples" in row
     table = (tmp_path / "table.md").read_text()
-    assert table.count("\n") == 2 + 4 and "samples of 3 held-out captions, first among 100" in table
+    assert table.count("\n") == 2 + 5 and "samples of 3 held-out captions, first among 100" in table
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 def test_a_stage_that_is_none_is_told(scripts: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert scripts("measure_miniature").main(["--only", "sheets"]) == 11
-    assert "--only: expected autoencoder, samples, views, sheet, got sheets" in capsys.readouterr().err
+    assert "--only: expected nouns, autoencoder, samples, views, sheet, got sheets" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------- the outside check

@@ -18,10 +18,11 @@ from dreamfusion.cameras import turntable_cameras
 from dreamfusion.errors import DreamfusionError, PromptError
 from dreamfusion.miniature.captions import plain_caption
 from dreamfusion.miniature.dataset import draw
-from dreamfusion.miniature.ground_truth import open_world, scene_mesh
+from dreamfusion.miniature.ground_truth import of_wide, open_world, scene_mesh
 from dreamfusion.miniature.lexicon import Lexicon, core, wide
 from dreamfusion.miniature.solid_meshes import meshes_of
 from dreamfusion.miniature.solids import BOX, FRUSTUM, SPHERE, UNCUT, Solids, bounds, inside
+from dreamfusion.miniature.wide import WideWorld
 from dreamfusion.miniature.world import SceneSpec, Thing
 from dreamfusion.posed_images.mesh_renderer import render_mesh
 
@@ -70,6 +71,8 @@ def test_words_that_are_no_scene_are_told(text: str, told: str) -> None:
 def test_the_wide_world_needs_its_meshes(tmp_path: Path) -> None:
     with pytest.raises(DreamfusionError, match="fetch_training_meshes"):
         open_world("wide", tmp_path)
+    with pytest.raises(DreamfusionError, match="no mesh of 'armchair' in the cache"):
+        of_wide(WideWorld(None)).scenes(wide().parse("an armchair"), 1)
     with pytest.raises(ValueError, match="core and wide"):
         open_world("narrow")
 
