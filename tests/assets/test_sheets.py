@@ -19,8 +19,8 @@ def test_each_caption_is_below_its_picture() -> None:
         assert (sheet[top : top + 40, left : left + 60] == 40 * (k + 1)).all()
     words = [(sheet[GAP + 40 : row, : 60 + GAP] < 255).any(), (sheet[GAP + 40 : row, 60 + GAP :] < 255).any()]
     assert words == [True, False]
-    third = (sheet[GAP + row + 40 :] < 255).any((0, 2))
-    assert third[:60].any() and not third[60 + GAP :].any()
+    third = np.any(sheet[GAP + row + 40 :] < 255, axis=(0, 2)).tolist()
+    assert any(third[:60]) and not any(third[60 + GAP :])
 
 
 def test_a_line_breaks_between_words_only() -> None:

@@ -83,9 +83,8 @@ def test_plaster_is_ranked_without_colours(scripts: Any, tiny_judge: Any) -> Non
     captions = ["a red car", "a blue car", "a green duck on a red car"]
     plain = {caption: script.without_colours(world, caption) for caption in captions}
     assert list(plain.values()) == ["a car", "a car", "a duck on a car"]
-    seen = Renders(
-        *torch.rand(2, 8, 16, 16, 3, generator=torch.Generator().manual_seed(1)), torch.ones(8, 16, 16)
-    )
+    colour, plaster = torch.rand(2, 8, 16, 16, 3, generator=torch.Generator().manual_seed(1))
+    seen = Renders(colour, plaster, torch.ones(8, 16, 16))
     row = script.verdicts({"judge": tiny_judge()}, seen, captions, "a blue car", plain)
     assert 1 <= row["judge_rank_uncoloured"] <= 2 and 1 <= row["judge_rank_geometry"] <= 3
     assert row["judge_taken_for"] in captions

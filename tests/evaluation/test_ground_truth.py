@@ -62,7 +62,7 @@ def test_the_backdrop_is_a_gray_that_the_object_is_not() -> None:
     opacity[:, 2:6, 2:6] = 1.0
     usual, darker, white = BACKDROPS
 
-    def behind(rgb: tuple[float, float, float], share: float = 1.0) -> float:
+    def behind(rgb: tuple[float, ...], share: float = 1.0) -> float:
         foreground = torch.zeros(2, 8, 8, 3)
         foreground[:, 2:6, 2:6] = torch.tensor([0.9, 0.1, 0.1])
         foreground[:, 2 : 2 + round(4 * share), 2:6] = torch.tensor(rgb)

@@ -303,6 +303,7 @@ def test_ground_truth_of_a_caption_can_be_built(world: WideWorld) -> None:
 def test_a_mixed_scenes_mesh_looks_as_the_renderer_draws_it(world: WideWorld) -> None:
     spec = SceneSpec((Thing("duck", "green", SOLID), Thing("block", "red", "t/block")), "on")
     (scene,) = of_wide(world).scenes(spec, 1, seed=2)
+    assert isinstance(scene, wide.WideScene)
     mesh, cameras = scene_mesh(scene), turntable_cameras(2, 20.0, 2.5, 43.5, 64)
     drawn = draw([scene] * 2, cameras, torch.zeros(2, 64, 64, 3))
     for view in range(2):
