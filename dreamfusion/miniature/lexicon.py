@@ -105,9 +105,8 @@ class Lexicon:
         }
 
     def _splits(self, said: str) -> Iterator[tuple[Relation, str, str]]:
-        """Every place where a relation can part the text, longer ways of saying it first."""
-        ways = [(word, name) for name, words in self.relations.items() for word in words]
-        for word, name in sorted(ways, key=lambda way: -len(way[0])):
+        """Every place where a relation can part the text."""
+        for word, name in [(word, name) for name, words in self.relations.items() for word in words]:
             for found in re.finditer(f"(?= {word} )", said):
                 relation: Any = name
                 yield relation, said[: found.start()], said[found.start() + len(word) + 2 :]

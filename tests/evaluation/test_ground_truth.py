@@ -82,6 +82,9 @@ def test_the_backdrop_is_a_gray_that_the_object_is_not() -> None:
     # One channel that differs is enough.
     assert behind((usual, usual, 0.2)) == usual
     assert behind((usual,) * 3, share=0.25) == darker
+    # What is half seen through has its own colour all the same.
+    thin = 0.6 * opacity
+    assert float(before_backdrop(usual * thin[..., None].expand(2, 8, 8, 3), thin)[0, 0, 0, 0]) == darker
     haze = before_backdrop(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4))
     assert (haze == usual).all()
 
