@@ -14,6 +14,7 @@ from dreamfusion.assets.images import to_uint8
 
 GAP = 6
 TEXT_HEIGHT = 18
+LINE_HEIGHT = 15
 
 
 def cell(image: Float[torch.Tensor, "h w 3"], side: int, smooth: bool = True) -> UInt8[np.ndarray, "s s 3"]:
@@ -53,3 +54,38 @@ def labelled_sheet(
         for column in range(columns):
             sheet.paste(Image.fromarray(images[row, column]), (left + column * across, top))
     return np.asarray(sheet)
+
+
+def captioned_sheet(
+    images: UInt8[np.ndarray, "n h w 3"], captions: Sequence[str], across: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pictures on white, `across` in a row, each with its caption below, broken into as many lines as it needs.
+
+    Raises:
+        ValueError: the captions are not as many as the pictures.
+    """
+    count, height, width, _ = images.shape
+    if len(captions) != count:
+        raise ValueError(f"{len(captions)} captions for {count} pictures")
+    font = ImageFont.load_default(12)
+    broken = [_broken(caption, font, width - GAP) for caption in captions]
+    row_height = height + GAP + LINE_HEIGHT * max(len(lines) for lines in broken) + GAP
+    rows = -(-count // across)
+    sheet = Image.new("RGB", (GAP + across * (width + GAP), GAP + rows * row_height), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for index, lines in enumerate(broken):
+        left, top = GAP + index % across * (width + GAP), GAP + index // across * row_height
+        sheet.paste(Image.fromarray(images[index]), (left, top))
+        draw.multiline_text((left, top + height + 2), "\n".join(lines), (0, 0, 0), font, spacing=2)
+    return np.asarray(sheet)
+
+
+def _broken(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -188,17 +188,17 @@ def _judge(
             continue
         renderer, _ = load_view(run, device)
         distance, fovy_deg = sum(config.cameras.distance) / 2, sum(config.cameras.fovy_deg) / 2
-        colour, geometry = renders(renderer, distance, fovy_deg)
+        seen = renders(renderer, distance, fovy_deg)
         row: dict[str, Any] = {"run": run.path.name, "prompt": config.prompt}
         if clip is not None and config.prompt:
-            row |= _numbers(score(clip, colour, geometry, captions, config.prompt), captions)
+            row |= _numbers(score(clip, seen.colour, seen.geometry, captions, config.prompt), captions)
         row |= _of_a_fit(run)
         ranked = (
             f"rank {row['rank']} of {len(captions)}  {row['taken_for']}" if "rank" in row else "no prompt"
         )
         notice(f"{row['run']}  {ranked}")
         rows.append(row)
-        pictures += [to_uint8(part) for part in (colour, geometry) if part is not None]
+        pictures += [to_uint8(part) for part in (seen.colour, seen.geometry) if part is not None]
     return rows, contact_sheet(np.concatenate(pictures), columns=VIEWS)
 
 

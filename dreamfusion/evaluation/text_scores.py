@@ -23,6 +23,25 @@ ELEVATION_DEG = 30.0
 SIZE = 128
 DIRECTIONS = ("front", "side", "back")
 _FRONT_HALFWIDTH_DEG = 45.0
+BACKDROPS = (0.75, 0.5, 1.0)
+"""The grays that a judged object can be seen before, the usual one first."""
+CONTRAST = 0.15
+"""A colour is near a backdrop when no channel differs by more."""
+
+
+@dataclass(frozen=True)
+class Renders:
+    """One object's views, each kind before its own backdrop.
+
+    Attributes:
+        colour: with the object's colours, nothing shaded.
+        geometry: white plaster lit from the camera; None for a scene without normals.
+        opacity: of the object, in [0, 1].
+    """
+
+    colour: Float[Tensor, "views h w 3"]
+    geometry: Float[Tensor, "views h w 3"] | None
+    opacity: Float[Tensor, "views h w"]
 
 
 @dataclass(frozen=True)
@@ -43,17 +62,40 @@ class TextScores:
 
 
 @torch.no_grad()
-def renders(
-    renderer: Renderer, distance: float, fovy_deg: float, size: int = SIZE
-) -> tuple[Float[Tensor, "views h w 3"], Float[Tensor, "views h w 3"] | None]:
-    """The views in colour, and as white plaster lit from the camera (None for a scene without normals)."""
+def renders(renderer: Renderer, distance: float, fovy_deg: float, size: int = SIZE) -> Renders:
+    """The views of an object, whatever it was trained before, before a backdrop on which it can be seen."""
     cameras = turntable_cameras(VIEWS, ELEVATION_DEG, distance, fovy_deg, size)
     cameras = cameras.to(next(renderer.scene.parameters()).device)
-    colour = renderer.render_image(cameras).rgb.clamp(0, 1)
+    seen = renderer.render_image(cameras)
+    colour = before_backdrop(seen.foreground_rgb, seen.opacity)
     if renderer.scene.normals_config.kind == "none":
-        return colour, None
+        return Renders(colour, None, seen.opacity)
     light = ShadingSample("textureless", cameras.positions, ambient=0.1, diffuse=0.9)
-    return colour, renderer.render_image(cameras, light).rgb.clamp(0, 1)
+    plaster = renderer.render_image(cameras, light)
+    return Renders(colour, before_backdrop(plaster.foreground_rgb, plaster.opacity), seen.opacity)
+
+
+def before_backdrop(
+    foreground: Float[Tensor, "views h w 3"], opacity: Float[Tensor, "views h w"]
+) -> Float[Tensor, "views h w 3"]:
+    """All views of one object in [0, 1] before one gray: of `BACKDROPS` the one that the least of the object is near to.
+
+    White things before white are nothing to a judge. Shares are compared in tenths and of equal ones the first gray is
+    taken, so that nearly all objects have the same.
+
+    Args:
+        foreground: colours times opacity.
+    """
+    seen = opacity >= 0.5
+    rgb = foreground[seen] / opacity[seen][:, None]
+
+    def share_near(gray: float) -> float:
+        near = (rgb - gray).abs().amax(dim=-1) <= CONTRAST
+        return round(near.sum().item() / max(len(rgb), 1), 1)
+
+    # min takes the first of equals.
+    gray = min(BACKDROPS, key=share_near)
+    return (foreground + (1.0 - opacity)[..., None] * gray).clamp(0, 1)
 
 
 @torch.no_grad()

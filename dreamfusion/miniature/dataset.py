@@ -13,18 +13,19 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from dreamfusion.cameras import Cameras, orbit_cameras
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import rasterize
 from dreamfusion.miniature.nouns_builder import COLORS, Rgb
-from dreamfusion.miniature.pictures import Lights
+from dreamfusion.miniature.pictures import Lights, Picture
 from dreamfusion.miniature.rasterize import pack_triangles
 from dreamfusion.miniature.raycast import render
 from dreamfusion.miniature.solids import pack
@@ -37,6 +38,7 @@ from dreamfusion.miniature.world import (
     TRAINING_SHARES,
     UNIFORM_AREA_PROBABILITY,
     WORLD_VERSION,
+    Composition,
     SceneSpec,
     Split,
     compose,
@@ -51,6 +53,7 @@ FLAT_SHARE = 0.25
 AMBIENT = (0.35, 0.65)
 LIGHT_JITTER = 1.0
 LIGHT_DISTANCE = (0.8, 1.5)
+PLASTER_AMBIENT = 0.1
 BACKGROUND_SHARES = {"plain": 0.5, "gradient": 0.3, "gray": 0.2}
 # Least difference, as the largest over the channels, between a background and a thing's main colour.
 BACKGROUND_CONTRAST = 0.25
@@ -134,31 +137,67 @@ def render_specs(
     device: torch.device | str = "cpu",
     views_per_scene: int = 1,
     world: WideWorld | None = None,
+    plaster: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, Cameras]:
     """Pictures of each scene, with its own proportions, light and background, as the data has them.
 
     Returns uint8 images "n h w 3" and the n cameras (random ones unless given), n = scenes * views_per_scene with the
-    views of a scene side by side. The scenes are those of the core world, or of the wide `world`.
+    views of a scene side by side. The scenes are those of the core world, or of the wide `world`. Those that `plaster` marks are
+    white and lit from the camera, as the textureless renders that a judge is shown.
     """
     cameras = cameras or random_views(rng, len(specs) * views_per_scene)
-    scenes, meshes, backgrounds = [], [], []
-    for spec in specs:
+    scenes, backgrounds = [], []
+    for index, spec in enumerate(specs):
         scene = compose(spec, rng) if world is None else world.compose(spec, rng)
+        if plaster is not None and plaster[index]:
+            scene = whitened(scene)
         for _ in range(views_per_scene):
-            scenes.append(scene.solids)
-            if isinstance(scene, WideScene):
-                meshes.append(scene.triangles)
+            scenes.append(scene)
             backgrounds.append(random_background(rng, scene.colors, cameras.height))
     lights = random_lights(rng, cameras)
+    if plaster is not None:
+        lights = _from_the_camera(lights, cameras, np.repeat(plaster, views_per_scene))
     on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
     background = torch.from_numpy(np.stack(backgrounds)).to(device)
-    solids, cameras_there = pack(scenes).to(device), cameras.to(device)
-    if meshes:
-        triangles = pack_triangles(meshes).to(device)
-        picture = rasterize.render(solids, triangles, cameras_there, background, on_device)
-    else:
-        picture = render(solids, cameras_there, background, on_device)
+    picture = draw(scenes, cameras.to(device), background, on_device)
     return (picture.rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy(), cameras
+
+
+def draw(
+    scenes: Sequence[Composition | WideScene],
+    cameras: Cameras,
+    background: Float[torch.Tensor, "n h w 3"],
+    lights: Lights | None = None,
+    supersample: int = 2,
+) -> Picture:
+    """Scene i through camera i, on the cameras' device: all of the core world, or all of the wide one."""
+    device = cameras.c2w.device
+    solids = pack([scene.solids for scene in scenes]).to(device)
+    meshes = [scene.triangles for scene in scenes if isinstance(scene, WideScene)]
+    if not meshes:
+        return render(solids, cameras, background, lights, supersample)
+    return rasterize.render(
+        solids, pack_triangles(meshes).to(device), cameras, background, lights, supersample
+    )
+
+
+def whitened(scene: Composition | WideScene) -> Composition | WideScene:
+    """The same shapes, white all over."""
+    solids = replace(scene.solids, rgb=torch.ones_like(scene.solids.rgb))
+    white: tuple[Rgb, ...] = ((1.0, 1.0, 1.0),) * len(scene.colors)
+    if isinstance(scene, WideScene):
+        triangles = replace(scene.triangles, rgb=torch.ones_like(scene.triangles.rgb))
+        return replace(scene, solids=solids, triangles=triangles, colors=white)
+    return replace(scene, solids=solids, colors=white)
+
+
+def _from_the_camera(lights: Lights, cameras: Cameras, which: np.ndarray) -> Lights:
+    marked = torch.from_numpy(which)
+    return Lights(
+        torch.where(marked[:, None], cameras.positions, lights.position),
+        torch.where(marked, PLASTER_AMBIENT, lights.ambient),
+        torch.where(marked, 1.0 - PLASTER_AMBIENT, lights.diffuse),
+    )
 
 
 def make_shard(
@@ -168,10 +207,12 @@ def make_shard(
     split: Split = "train",
     device: torch.device | str = "cpu",
     world: WideWorld | None = None,
+    plaster: float = 0.0,
 ) -> Path:
     """Renders `count` pictures and writes them under a temporary name, then renames; the same seed, the same bytes.
 
-    The scenes are those of the core world, or of the wide `world`.
+    The scenes are those of the core world, or of the wide `world`. A share `plaster` of them is shown in white plaster, and
+    said without colours: for a judge that is to tell shapes.
     """
     path = Path(path)
     # Two words of entropy more for the wide world: no seed of one is a seed of the other.
@@ -180,7 +221,11 @@ def make_shard(
     images, specs, azimuths, elevations = [], [], [], []
     for _ in range(0, count, BATCH):
         batch = [_sample(rng, split, world) for _ in range(BATCH // VIEWS_PER_SCENE)]
-        rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world)
+        # Nothing is drawn without plaster: the pictures of such a seed stay what they were.
+        marked = [bool(v) for v in rng.random(len(batch)) < plaster] if plaster else None
+        if marked is not None:
+            batch = [spec.uncoloured() if white else spec for spec, white in zip(batch, marked, strict=True)]
+        rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world, marked)
         images.append(rendered)
         specs += [spec.to_json() for spec in batch for _ in range(VIEWS_PER_SCENE)]
         azimuths.append(cameras.azimuth_deg.numpy())
@@ -223,11 +268,11 @@ def load_shard(path: str | Path) -> Shard:
         ) from error
 
 
-def _job(arguments: tuple[Path, int, int, Split, str, Path | None]) -> Path:
+def _job(arguments: tuple[Path, int, int, Split, str, Path | None, float]) -> Path:
     torch.set_num_threads(1)
-    path, seed, count, split, device, meshes = arguments
+    path, seed, count, split, device, meshes, plaster = arguments
     world = None if meshes is None else _opened(meshes)
-    return make_shard(path, seed, count, split, device, world)
+    return make_shard(path, seed, count, split, device, world, plaster)
 
 
 @cache
@@ -252,13 +297,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--meshes", type=Path, default=DEFAULT_MESHES, help="the wide world's cache of meshes"
     )
+    parser.add_argument("--plaster", type=float, default=0.0, help="share of scenes in white plaster")
     options = parser.parse_args(argv)
     jobs = []
     meshes = options.meshes if options.world == "wide" else None
     for index in range(options.first, options.first + options.shards):
         path = options.out / f"{options.split}_{index:05d}.npz"
         if not path.exists():
-            jobs.append((path, index, options.count, options.split, options.device, meshes))
+            jobs.append((path, index, options.count, options.split, options.device, meshes, options.plaster))
     started = time.perf_counter()
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
         for done, path in enumerate(pool.map(_job, jobs), 1):

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
+from dreamfusion.errors import PromptError
 from dreamfusion.miniature import captions
 from dreamfusion.miniature.meshes.catalogue import catalogue
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS
-from dreamfusion.miniature.world import SceneSpec, Thing
+from dreamfusion.miniature.world import Relation, SceneSpec, Thing
 
 # Words that other nouns of the wide world are called by themselves, or more exactly.
 NOT_SYNONYMS = {"table": ("desk",), "cube": ("box",)}
@@ -65,6 +68,49 @@ class Lexicon:
             return captions.caption(spec, view, rng)
         return _wide_caption(self, spec, view, rng)
 
+    def parse(self, text: str) -> SceneSpec:
+        """The scene that a caption without view words means: the inverse of `captions.plain_caption`, synonyms allowed.
+
+        Raises:
+            PromptError: for words that are no scene of this world.
+        """
+        said = re.sub(r"\s+", " ", text.strip().lower())
+        for start in sorted({*captions.PREFIXES, *WIDE_PREFIXES}, key=len, reverse=True):
+            said = said.removeprefix(f"{start} ")
+        things = self._things
+        if alone := things.get(_bare(said)):
+            return SceneSpec((alone,))
+        splits = list(self._splits(said))
+        for relation, first, second in splits:
+            if (a := things.get(_bare(first))) and (b := things.get(_bare(second))):
+                return SceneSpec((a, b), relation)
+        unknown = next((part for _, *both in splits for part in both if _bare(part) not in things), said)
+        near = difflib.get_close_matches(" ".join(unknown.split()[-1:]), _said(self.nouns), n=3)
+        raise PromptError(
+            f"the {self.name} world has no scene for {text!r}",
+            expected="[colour] noun, or two of them and " + ", ".join(self.relations),
+            got=repr(unknown),
+            hint=f"did you mean {' or '.join(near)}?" if near else None,
+        )
+
+    @cached_property
+    def _things(self) -> dict[str, Thing]:
+        """Every phrase without its article."""
+        colors = {word: color for color, words in self.colors.items() for word in words}
+        return {
+            f"{word} {said}".strip(): Thing(noun, color)
+            for noun, words in self.nouns.items()
+            for said in words
+            for word, color in [("", None), *colors.items()]
+        }
+
+    def _splits(self, said: str) -> Iterator[tuple[Relation, str, str]]:
+        """Every place where a relation can part the text."""
+        for word, name in [(word, name) for name, words in self.relations.items() for word in words]:
+            for found in re.finditer(f"(?= {word} )", said):
+                relation: Any = name
+                yield relation, said[: found.start()], said[found.start() + len(word) + 2 :]
+
     def vocabulary(self) -> tuple[str, ...]:
         """Every word that a caption can hold, lower case, sorted."""
         if self.name == "core":
@@ -81,6 +127,10 @@ class Lexicon:
         relation = max(map(count_tokens, _said(self.relations)))
         prefixes = captions.PREFIXES if self.name == "core" else WIDE_PREFIXES
         return 2 + max(map(count_tokens, prefixes)) + 2 * phrase + relation + count_tokens(", overhead view")
+
+
+def _bare(phrase: str) -> str:
+    return re.sub(r"^(an?|the) ", "", phrase)
 
 
 def _said(table: dict[str, tuple[str, ...]]) -> list[str]:

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -64,6 +64,10 @@ class SceneSpec:
 
     things: tuple[Thing, ...]
     relation: Relation | None = None
+
+    def uncoloured(self) -> SceneSpec:
+        """The same things without a word for their colours."""
+        return replace(self, things=tuple(replace(thing, color=None) for thing in self.things))
 
     def to_json(self) -> str:
         """One line of JSON."""

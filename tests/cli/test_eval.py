@@ -184,8 +184,8 @@ def test_the_judge_looks_from_where_the_papers_look(
     looks: list[tuple[Any, ...]] = []
     see = renderer.render_image
     monkeypatch.setattr(renderer, "render_image", lambda *args: looks.append(args) or see(*args))
-    colour, plaster = renders(renderer, 2.5, 40.0, 16)
-    assert plaster is not None and colour.shape == plaster.shape == (8, 16, 16, 3)
+    found = renders(renderer, 2.5, 40.0, 16)
+    assert found.geometry is not None and found.colour.shape == found.geometry.shape == (8, 16, 16, 3)
     (cameras,), (same, light) = looks
     torch.testing.assert_close(cameras.elevation_deg, torch.full((8,), 30.0))
     torch.testing.assert_close(

@@ -127,3 +127,30 @@ def test_views_of_a_scene_lie_side_by_side():
     images, cameras = dataset.render_specs(specs, rng, views_per_scene=2)
     assert images.shape == (4, 64, 64, 3) and len(cameras) == 4
     assert not np.array_equal(images[0], images[1])
+
+
+def test_plaster_is_white_lit_from_the_camera_and_said_without_colours(tmp_path):
+    plain = load_shard(make_shard(tmp_path / "a.npz", 5, 32))
+    half = load_shard(make_shard(tmp_path / "b.npz", 5, 32, plaster=0.5))
+    assert any(thing.color for spec in plain.specs for thing in spec.things)
+    all_white = load_shard(make_shard(tmp_path / "c.npz", 5, 32, plaster=1.0))
+    assert not any(thing.color for spec in all_white.specs for thing in spec.things)
+    # The first scenes are drawn before anything is marked.
+    assert [spec.uncoloured() for spec in plain.specs[:16]] == all_white.specs[:16]
+    assert half.specs[:16] != plain.specs[:16] and half.specs[:16] != all_white.specs[:16]
+
+    spec = SceneSpec((Thing("ball", "red"),))
+    cameras = random_views(np.random.default_rng(0), 4)
+    images, _ = dataset.render_specs(
+        [spec] * 2, np.random.default_rng(1), cameras, "cpu", 2, None, [True, False]
+    )
+    middle = images[:, 30:34, 30:34].astype(float)
+    assert middle[:2].min() > 245  # facing the light
+    assert (middle[2:, ..., 0] > middle[2:, ..., 2] + 40).mean() > 0.5
+
+
+def test_whitened_shapes_are_the_same():
+    scene = world.compose(SceneSpec((Thing("duck", "green"),)), np.random.default_rng(0))
+    white = dataset.whitened(scene)
+    assert white.solids.to_world is scene.solids.to_world and (white.solids.rgb == 1).all()
+    assert white.colors == ((1.0, 1.0, 1.0),) and not (scene.solids.rgb == 1).all()

@@ -10,10 +10,12 @@ import pytest
 import torch
 import trimesh
 
+from dreamfusion.cameras import turntable_cameras
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import wide
 from dreamfusion.miniature.bodies import Body, body_of_mesh, body_of_solids, gap_below
-from dreamfusion.miniature.dataset import load_shard, make_shard, random_views, render_specs
+from dreamfusion.miniature.dataset import draw, load_shard, make_shard, random_views, render_specs, whitened
+from dreamfusion.miniature.ground_truth import of_wide, scene_mesh
 from dreamfusion.miniature.meshes.bake import Mesh, bake, turned, turned_mesh
 from dreamfusion.miniature.meshes.catalogue import catalogue, parse_catalogue
 from dreamfusion.miniature.meshes.store import MANIFEST, MeshStore, Record, attribution, write_store
@@ -21,6 +23,7 @@ from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS, Builder
 from dreamfusion.miniature.wide import SOLID, WideWorld
 from dreamfusion.miniature.world import SceneSpec, Thing
+from dreamfusion.posed_images.mesh_renderer import render_mesh
 
 CONTENT = {
     "categories": {"things": {"size": 1.0, "paint": True, "support": 0.5}},
@@ -295,6 +298,31 @@ def test_ground_truth_of_a_caption_can_be_built(world: WideWorld) -> None:
         [SceneSpec((Thing("slab", "red"),))], rng, random_views(rng, 1), world=world
     )
     assert images.shape == (1, 64, 64, 3) and len(cameras) == 1
+
+
+def test_a_mixed_scenes_mesh_looks_as_the_renderer_draws_it(world: WideWorld) -> None:
+    spec = SceneSpec((Thing("duck", "green", SOLID), Thing("block", "red", "t/block")), "on")
+    (scene,) = of_wide(world).scenes(spec, 1, seed=2)
+    assert isinstance(scene, wide.WideScene)
+    mesh, cameras = scene_mesh(scene), turntable_cameras(2, 20.0, 2.5, 43.5, 64)
+    drawn = draw([scene] * 2, cameras, torch.zeros(2, 64, 64, 3))
+    for view in range(2):
+        seen = render_mesh(mesh, cameras.c2w[view].double().numpy(), 43.5, 64, supersample=2)
+        mask, truth = seen[..., 3] > 0.5, drawn.opacity[view].numpy() > 0.5
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.97
+        whole = (seen[..., 3] == 1) & (drawn.opacity[view].numpy() == 1)
+        assert np.quantile(np.abs(seen[..., :3] - drawn.rgb[view].numpy()).max(-1)[whole], 0.9) < 0.03
+    # The block's normals say which side is out: its corners, put together again, have its volume.
+    block = trimesh.Trimesh(
+        mesh.vertices[-3 * len(scene.triangles) :], np.arange(3 * len(scene.triangles)).reshape(-1, 3)
+    )
+    assert block.is_watertight and block.volume == pytest.approx(float(np.prod(block.extents)), rel=1e-3)
+    white = whitened(scene)
+    assert (
+        isinstance(white, wide.WideScene)
+        and (white.triangles.rgb == 1).all()
+        and (white.solids.rgb == 1).all()
+    )
 
 
 def test_a_sheet_shows_each_scene_twice(world: WideWorld) -> None:

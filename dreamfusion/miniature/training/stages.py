@@ -50,6 +50,8 @@ STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diff
 LATENT_STATISTICS_PICTURES = 2048
 # Of the judge's pictures and of its draws; far from all that the other stages use.
 JUDGE_FIRST_SHARD, JUDGE_SEED = 10_000, 1_000
+# Share of its scenes in white plaster, without which no textureless render means anything to it.
+JUDGE_PLASTER = 0.15
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Plan:
     clip_folder: str = export.CLIP_FOLDER
     world: str = "core"
     meshes: Path = Path(".cache/meshes")
+    plaster: float = 0.0
 
     @property
     def on_gpu(self) -> bool:
@@ -120,7 +123,7 @@ def run_world(plan: Plan) -> None:
     common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
     common += ["--workers", str(plan.workers), "--device", str(plan.device)]
     common += ["--world", plan.world, "--meshes", str(plan.meshes)]
-    common += ["--first", str(plan.first_shard)]
+    common += ["--first", str(plan.first_shard), "--plaster", str(plan.plaster)]
     dataset.main([*common, "--shards", str(plan.shards)])
     dataset.main([*common, "--shards", "1", "--split", "held_out"])
 
@@ -327,6 +330,7 @@ def judge_plan(plan: Plan) -> Plan:
         seed=plan.seed + JUDGE_SEED,
         first_shard=plan.first_shard + JUDGE_FIRST_SHARD,
         clip_folder=export.JUDGE_FOLDER,
+        plaster=JUDGE_PLASTER,
     )
 
 
