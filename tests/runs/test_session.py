@@ -334,7 +334,7 @@ def test_a_full_disk_before_anything_is_saved_is_no_reason_to_resume(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write_pair", full)
-    with pytest.raises(OutputError, match="Free some space, then try again$"):
+    with pytest.raises(OutputError, match=r"Free some space, then try again$"):
         train(directory.create(tmp_path, make_config()), make_trainer)
 
 
