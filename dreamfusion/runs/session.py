@@ -221,8 +221,11 @@ def _state_on_failure(session: _Session) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        full = isinstance(error, OutputError) and error.hint == MAKE_ROOM
-        if full and checkpoint.listing(session.run.checkpoints):
+        if (
+            isinstance(error, OutputError)
+            and error.hint == MAKE_ROOM
+            and checkpoint.listing(session.run.checkpoints)
+        ):
             error.hint = f"free some space, then go on with `{session.resume_command}`"
         match error:
             case CollapseError():
