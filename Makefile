@@ -2,6 +2,7 @@
 #   make demo        train the peacock with the embedded model, export its mesh, render its turntable
 #   make test        the test suite, lint, types and the import contract
 #   make test-slow   the tests that take longer than 20 seconds
+#   make test-lowest the test suite with the lowest version of everything that pyproject.toml allows, in an environment of its own
 #   make bench       benchmarks, as a table and as JSON under outputs/
 #   make validator   Khronos's glTF validator, an npm package that the tests use where it is there; part of make test
 #   make browser     a headless Chromium, an npm package too, for the tests of the page where there is none; part of make test
@@ -13,10 +14,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
 PROMPT ?= a peacock on a surfboard
 PYTEST_WORKERS ?= auto
 
-.PHONY: install demo test test-slow bench lint validator browser format clean
+.PHONY: install demo test test-slow test-lowest bench lint validator browser format clean
 
 install: $(STAMP)
 
@@ -55,6 +57,18 @@ test: lint validator browser
 test-slow: $(STAMP) browser
 	$(BIN)/python -m pytest -m slow --benchmark-disable
 
+# The pins are the bounds themselves; an environment variable with other constraints would contradict them.
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	PIP_CONSTRAINT= $(LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: \
+		-c constraints-lowest.txt -e '.[assets,if,lora,usdz,test]'
+	@touch $@
+
+# The tokenizers that belong to the oldest transformers announce that reading vocab.json will change.
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m 'not slow' -n $(PYTEST_WORKERS) --benchmark-disable \
+		-W 'ignore:Deprecated in 0.9.0:DeprecationWarning'
+
 bench: $(STAMP)
 	@mkdir -p outputs
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json=outputs/benchmarks.json
@@ -64,5 +78,5 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks build dist
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

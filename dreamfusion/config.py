@@ -10,7 +10,8 @@ Anything that changes during a run is a `Schedule`: a plain number, or a mapping
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,29 @@ from pydantic import (
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, data: Any) -> Any:
+        """pydantic takes true for 1. Whoever writes it has another key in mind, so it goes on as text, which is no number."""
+        if not isinstance(data, dict):
+            return data
+        types = {name: set(_plain_types(field.annotation)) for name, field in cls.model_fields.items()}
+        numbers = {name for name in types if bool not in types[name] and types[name] & {int, float}}
+        return {key: _boolean_as_text(value) if key in numbers else value for key, value in data.items()}
+
+
+def _boolean_as_text(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_boolean_as_text(item) for item in value]
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """`annotation` and every type inside it, such as int and None in `int | None`."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _plain_types(part)
 
 
 # ----------------------------------------------------------------------------------------------- schedules

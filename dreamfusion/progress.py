@@ -53,10 +53,14 @@ def _line(text: str, stream: Any) -> None:
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
-        # What is still in the buffer goes there too, and so does all that comes.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        silence(stream)
+
+
+def silence(stream: Any) -> None:
+    """What is still in the buffer of `stream`, and all that comes, goes nowhere: its reader or terminal has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Bar:
@@ -84,7 +88,12 @@ class Bar:
     def __call__(self, done: int, total: int, metrics: Mapping[str, float | str] | None = None) -> None:
         """`done` of `total` units are finished; the first call sets where the rate is counted from."""
         if self._shown:
-            self._draw(done, total, metrics or {})
+            try:
+                self._draw(done, total, metrics or {})
+            except (
+                OSError
+            ):  # a terminal that was closed, just before its SIGHUP came: no work is lost for that
+                self._shown, self._bar = False, None
         elif self.report_every_s is not None:
             self._report(done, total, metrics or {})
 

@@ -231,6 +231,16 @@ def test_the_paper_preset_is_the_paper() -> None:
         ),
         ("training.steps=0", "'training.steps' (--set): expected a number > 0, got 0"),
         ("rendering.termination=2", "expected a number from 0 to 1, got 2"),
+        ("seed=true", "'seed' (--set): expected a valid integer, got 'true'"),
+        (
+            "rendering.termination=false",
+            "'rendering.termination' (--set): expected a valid number, got 'false'",
+        ),
+        ("cameras.distance=[true, 2]", "'cameras.distance.0' (--set): expected a valid number, got 'true'"),
+        (
+            "optimizer.lr={kind: linear, start: true, end: 0, steps: 5}",
+            "'optimizer.lr.start' (--set): expected",
+        ),
         ("cameras.distance=[3, 2]", "expected two numbers, the smaller one first, got [3, 2]"),
         ("cameras.distance=3", "expected a list of numbers, got 3"),
         ("cameras.distance=[1]", "is missing: expected one more number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -35,8 +36,8 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
     pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {plain(name): version for name, version in pairs}
 
@@ -53,6 +54,25 @@ def test_every_range_has_a_lower_bound_and_no_upper_one() -> None:
 def test_every_requirement_is_pinned_inside_its_range() -> None:
     for name, bounds in requirements().items():
         assert numbers(pins()[name]) >= numbers(bounds), name
+
+
+def test_the_lowest_pins_are_the_lower_bounds() -> None:
+    """`make test-lowest` tests what is promised: every bound, and no other version. Torch has no old build for CPUs."""
+    bounds = {name: bound.removeprefix(">=") for name, bound in requirements().items()}
+    assert pins("constraints-lowest.txt") == bounds | {"torch": pins()["torch"]}
+
+
+def test_what_the_package_imports_is_required() -> None:
+    """What only comes along with another requirement may go with it."""
+    imported = set()
+    for path in (ROOT / "dreamfusion").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.partition(".")[0] for name in names}
+    called = {"PIL": "pillow", "yaml": "pyyaml", "mcubes": "pymcubes", "pxr": "usd-core"}
+    foreign = imported - sys.stdlib_module_names - {"dreamfusion"}
+    assert {called.get(name, plain(name)) for name in foreign} <= requirements().keys()
 
 
 def test_torch_is_pinned_so_that_a_cpu_build_fits() -> None:

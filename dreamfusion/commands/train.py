@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError, OutputError
-from dreamfusion.progress import Bar, busy, event, notice, result
+from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError
+from dreamfusion.progress import Bar, busy, event, notice, result, silence
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
@@ -84,8 +85,6 @@ def train(request: TrainRequest) -> None:
     run = create(request.output, config, request.name)
     try:
         train_run(run, config, device)
-    except OutputError:
-        raise  # it says to free some space and to resume
     except DreamfusionError:
         discard_unused(run)
         raise
@@ -426,8 +425,18 @@ def _tell(run: RunDirectory, outcome: Outcome) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, so that a step is finished and saved; the second stops at once."""
+    """An event that the first Ctrl-C or SIGTERM sets, so that a step is finished and saved; the second stops at once.
+
+    So does SIGHUP, of a terminal that was closed or a connection that broke, unless `nohup` has it ignored.
+    """
     stop = threading.Event()
+    terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        # System and shell may both send it, and some send SIGTERM before it: however often, nobody insists.
+        for stream in terminals:
+            silence(stream)
+        stop.set()
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
@@ -442,6 +451,9 @@ def interruptible() -> Iterator[threading.Event]:
         return
     # SIGTERM is what schedulers, containers and `kill` send before they lose patience.
     before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        before[hangup] = signal.signal(hangup, on_hangup)
     try:
         yield stop
     finally:

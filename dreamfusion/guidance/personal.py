@@ -88,7 +88,10 @@ def _add(
     for lora in loras:
         name = _name(lora, loras)
         with _one_line(lora.file, "LoRA"):
-            state, alphas = loader.lora_state_dict(str(Path(lora.file).expanduser()), unet_config=unet_config)
+            file = Path(lora.file).expanduser()
+            state, alphas = loader.lora_state_dict(
+                str(file.parent), weight_name=file.name, unet_config=unet_config
+            )
             if not any(key.startswith(f"{component}.") for key in state):
                 if component == "unet":
                     raise ValueError("it has nothing for a UNet")

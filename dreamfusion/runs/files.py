@@ -74,7 +74,11 @@ def output_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+# What a run says instead once it has saved something is `session`'s to know.
+MAKE_ROOM = "free some space, then try again"
+
+
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space, then continue with `dreamfusion resume`"
+        return MAKE_ROOM
     return "choose another folder with --output DIR"

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import CheckpointCorruptError, CollapseError, DreamfusionError
+from dreamfusion.errors import CheckpointCorruptError, CollapseError, DreamfusionError, OutputError
 from dreamfusion.runs import checkpoint, lock, manifest
 from dreamfusion.runs.directory import RunDirectory
-from dreamfusion.runs.files import output_errors, write_atomically
+from dreamfusion.runs.files import MAKE_ROOM, output_errors, write_atomically
 from dreamfusion.runs.metrics import MetricsWriter
 from dreamfusion.training.devices import describe_device
 from dreamfusion.training.trainer import StepMetrics, Trainer
@@ -141,6 +141,10 @@ class _Session:
     def step(self) -> int:
         return 0 if self.trainer is None else self.trainer.step
 
+    @property
+    def resume_command(self) -> str:
+        return shlex.join(["dreamfusion", "resume", str(self.run.path)])
+
     def newest_checkpoint(self) -> _Saved | None:
         found = checkpoint.listing(self.run.checkpoints)
         if not found:
@@ -172,9 +176,11 @@ class _Session:
             steps=settings.steps,
             checkpoint=newest,
             seconds=time.monotonic() - self.started,
-            resume_command=shlex.join(["dreamfusion", "resume", str(self.run.path)]),
+            resume_command=self.resume_command,
         )
         _log.info("%s at step %d after %.0f s", outcome.status, outcome.step, outcome.seconds)
+        if status == "stopped":  # the terminal that would be told may be gone
+            _log.info("go on with: %s", self.resume_command)
         return outcome
 
     def _save(self, trainer: Trainer, metrics: MetricsWriter) -> Path:
@@ -215,6 +221,12 @@ def _state_on_failure(session: _Session) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if (
+            isinstance(error, OutputError)
+            and error.hint == MAKE_ROOM
+            and checkpoint.listing(session.run.checkpoints)
+        ):
+            error.hint = f"free some space, then go on with `{session.resume_command}`"
         match error:
             case CollapseError():
                 status = "collapsed"

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,67 @@ def test_the_first_interrupt_asks_and_the_second_stops(
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+@pytest.fixture
+def hangup() -> Iterator[signal.Signals]:
+    """SIGHUP as it is in a terminal, however these tests were started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield signal.SIGHUP
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_asks_and_never_insists(hangup: signal.Signals) -> None:
+    with train.interruptible() as stop:
+        os.kill(os.getpid(), hangup)
+        assert stop.is_set()
+        os.kill(os.getpid(), hangup)  # the shell's, after the system's
+    assert signal.getsignal(hangup) is signal.SIG_DFL
+    with train.interruptible() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), hangup)
+        assert stop.is_set()
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(hangup: signal.Signals) -> None:
+    signal.signal(hangup, signal.SIG_IGN)
+    with train.interruptible() as stop:
+        os.kill(os.getpid(), hangup)
+        assert not stop.is_set()
+
+
+def test_work_is_finished_where_the_terminal_has_gone(tmp_path: Path) -> None:
+    """A process that draws its bar on a real terminal, of which the other end is closed."""
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from dreamfusion.commands.train import interruptible
+from dreamfusion.progress import Bar, notice, result
+os.open(os.ttyname(0), os.O_RDWR)  # from here on it is this session's own, and its end is told by SIGHUP
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+with interruptible() as stop, Bar("train") as bar:
+    print("begun", flush=True)
+    done = 0
+    while not stop.is_set() and done < 10_000:
+        done += 1
+        bar(done, 10_000, {{}})
+        time.sleep(0.01)
+notice("saved")
+result("stopped", event="stopped")
+Path({str(tmp_path / "done")!r}).write_text(str(stop.is_set()))
+"""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # without a width no bar is drawn
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    seen = b""
+    while b"begun" not in seen:
+        seen += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait() == 0, seen
+    assert (tmp_path / "done").read_text() == "True"
 
 
 def test_an_interrupt_anywhere_ends_with_130(dreamfusion: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,12 +317,25 @@ def test_a_full_disk_while_saving_leaves_the_older_checkpoint(
         def on_checkpoint(self, path: Path) -> None:
             monkeypatch.setattr(checkpoint, "_write_pair", full)
 
-    with pytest.raises(OutputError, match=r"no space left on device.*Free some space"):
+    told = rf"no space left on device.*Free some space, then go on with `dreamfusion resume {run.path}`"
+    with pytest.raises(OutputError, match=told):
         train(run, make_trainer, Filler())
+    assert f"dreamfusion resume {run.path}" in json.loads(run.state_path.read_text())["message"]
     assert [entry.name for entry in run.checkpoints.iterdir()] == ["000004"]
     monkeypatch.undo()
     train(run, make_trainer, resume=True)
     assert remains(run) == unbroken
+
+
+def test_a_full_disk_before_anything_is_saved_is_no_reason_to_resume(
+    tmp_path: Path, make_config: MakeConfig, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_pair", full)
+    with pytest.raises(OutputError, match=r"Free some space, then try again$"):
+        train(directory.create(tmp_path, make_config()), make_trainer)
 
 
 def test_metrics_reach_the_disk_before_the_checkpoint_and_an_older_one_goes_after_it(
