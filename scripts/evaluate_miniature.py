@@ -175,37 +175,39 @@ def evaluate(
     from dreamfusion.evaluation.text_scores import ELEVATION_DEG, SIZE, VIEWS
     from dreamfusion.guidance.clip import load_clip
 
-    torch.set_grad_enabled(False)
-    judges = {name: load_clip(options.judge if name == "judge" else path) for name, path in JUDGES.items()}
-    plain = {caption: without_colours(world, caption) for caption in captions}
-    rows: dict[str, list[dict[str, Any]]] = {"run": [], "truth": []}
-    pictures: dict[str, list[Any]] = {"run": [], "truth": []}
-    for prompt in prompts:
-        seen, ball, camera = look_at_run(prompt, options.output)
-        # One scene more than the run is compared with: it stands for a perfect run.
-        scenes = world.scenes(world.lexicon.parse(prompt), options.scenes + 1)
-        masks = silhouettes(scenes, turntable_cameras(VIEWS, ELEVATION_DEG, *camera, SIZE))
-        truth = true_renders(scenes[-1], *camera)
-        for kind, of in (("run", seen), ("truth", truth)):
-            row: dict[str, Any] = {"prompt": prompt}
-            if of is None:
-                row |= {f"{name}_rank": len(captions) for name in judges} | {"iou": 0.0, "lost": True}
-                of = replace(truth, colour=torch.ones_like(truth.colour), geometry=None)
-            else:
-                row |= verdicts(judges, of, captions, prompt, plain)
-                mask = masks[-1] if kind == "truth" else of.opacity > 0.5
-                row["iou"] = round(float(silhouette_iou(mask, masks[:-1]).max()), 4)
-                row["lost"] = is_lost(ball if kind == "run" else 0.5, row["judge_rank"])
-            rows[kind].append(row)
-            pictures[kind].append(of)
-        run = rows["run"][-1]
-        print(
-            f"{run['judge_rank']:4d}  IoU {run['iou']:.2f}  {prompt:45s} -> {run.get('judge_taken_for')}",
-            flush=True,
-        )
-    for kind in rows:
-        write_sheets(options.output, kind, rows[kind], pictures[kind])
-    return rows
+    with torch.no_grad():
+        judges = {
+            name: load_clip(options.judge if name == "judge" else path) for name, path in JUDGES.items()
+        }
+        plain = {caption: without_colours(world, caption) for caption in captions}
+        rows: dict[str, list[dict[str, Any]]] = {"run": [], "truth": []}
+        pictures: dict[str, list[Any]] = {"run": [], "truth": []}
+        for prompt in prompts:
+            seen, ball, camera = look_at_run(prompt, options.output)
+            # One scene more than the run is compared with: it stands for a perfect run.
+            scenes = world.scenes(world.lexicon.parse(prompt), options.scenes + 1)
+            masks = silhouettes(scenes, turntable_cameras(VIEWS, ELEVATION_DEG, *camera, SIZE))
+            truth = true_renders(scenes[-1], *camera)
+            for kind, of in (("run", seen), ("truth", truth)):
+                row: dict[str, Any] = {"prompt": prompt}
+                if of is None:
+                    row |= {f"{name}_rank": len(captions) for name in judges} | {"iou": 0.0, "lost": True}
+                    of = replace(truth, colour=torch.ones_like(truth.colour), geometry=None)
+                else:
+                    row |= verdicts(judges, of, captions, prompt, plain)
+                    mask = masks[-1] if kind == "truth" else of.opacity > 0.5
+                    row["iou"] = round(float(silhouette_iou(mask, masks[:-1]).max()), 4)
+                    row["lost"] = is_lost(ball if kind == "run" else 0.5, row["judge_rank"])
+                rows[kind].append(row)
+                pictures[kind].append(of)
+            run = rows["run"][-1]
+            print(
+                f"{run['judge_rank']:4d}  IoU {run['iou']:.2f}  {prompt:45s} -> {run.get('judge_taken_for')}",
+                flush=True,
+            )
+        for kind in rows:
+            write_sheets(options.output, kind, rows[kind], pictures[kind])
+        return rows
 
 
 def write_sheets(output: Path, kind: str, rows: list[dict[str, Any]], pictures: list[Renders]) -> None:

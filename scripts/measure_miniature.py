@@ -296,27 +296,27 @@ def main(argv: list[str] | None = None) -> int:
     from dreamfusion.errors import ConfigError, DreamfusionError
     from dreamfusion.miniature.ground_truth import open_world
 
-    torch.set_grad_enabled(False)
-    results: dict[str, Any] = {}
-    try:
-        stages = options.only.split(",")
-        if unknown := [stage for stage in stages if stage not in RUNNERS]:
-            raise ConfigError("--only", expected=", ".join(STAGES), got=unknown[0])
-        measuring = Measuring(options, open_world(options.world, options.meshes))
-        options.output.mkdir(parents=True, exist_ok=True)
-        for stage in stages:
-            started = time.perf_counter()
-            results[stage] = RUNNERS[stage](measuring)
-            print(f"{stage}: {time.perf_counter() - started:.0f} s", flush=True)
-    except DreamfusionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    rows = [f"| {what} | {number} |" for what, number in measuring.table]
-    (options.output / "table.md").write_text(
-        "\n".join(["| What | Number |", "|---|---|", *rows]) + "\n", encoding="utf-8"
-    )
-    return 0
+    with torch.no_grad():
+        results: dict[str, Any] = {}
+        try:
+            stages = options.only.split(",")
+            if unknown := [stage for stage in stages if stage not in RUNNERS]:
+                raise ConfigError("--only", expected=", ".join(STAGES), got=unknown[0])
+            measuring = Measuring(options, open_world(options.world, options.meshes))
+            options.output.mkdir(parents=True, exist_ok=True)
+            for stage in stages:
+                started = time.perf_counter()
+                results[stage] = RUNNERS[stage](measuring)
+                print(f"{stage}: {time.perf_counter() - started:.0f} s", flush=True)
+        except DreamfusionError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        rows = [f"| {what} | {number} |" for what, number in measuring.table]
+        (options.output / "table.md").write_text(
+            "\n".join(["| What | Number |", "|---|---|", *rows]) + "\n", encoding="utf-8"
+        )
+        return 0
 
 
 if __name__ == "__main__":

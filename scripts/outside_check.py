@@ -199,20 +199,24 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     from dreamfusion.miniature.ground_truth import open_world
 
-    torch.set_grad_enabled(False)
-    world, classify = open_world(options.world, options.meshes), load_classifier()
-    nouns = [noun for noun in world.nouns if noun in CLASSES]
-    drawn, guidance = samples_of(options.model, nouns, options.guidance_scale, options.steps)
-    runs = {} if options.runs is None else runs_of(options.runs, world)
-    found: dict[str, dict[str, float]] = {}
-    for noun in nouns:
-        true = true_pictures(world, noun)
-        pictures = {"truth": true, "autoencoder": through_autoencoder(guidance, true), "samples": drawn[noun]}
-        if noun in runs:
-            pictures["3D results"] = torch.cat(runs[noun])
-        found[noun] = {stage: share_named(classify(images), noun) for stage, images in pictures.items()}
-        print(f"{noun:16s} " + "  ".join(f"{k} {v:.2f}" for k, v in found[noun].items()), flush=True)
-    return found
+    with torch.no_grad():
+        world, classify = open_world(options.world, options.meshes), load_classifier()
+        nouns = [noun for noun in world.nouns if noun in CLASSES]
+        drawn, guidance = samples_of(options.model, nouns, options.guidance_scale, options.steps)
+        runs = {} if options.runs is None else runs_of(options.runs, world)
+        found: dict[str, dict[str, float]] = {}
+        for noun in nouns:
+            true = true_pictures(world, noun)
+            pictures = {
+                "truth": true,
+                "autoencoder": through_autoencoder(guidance, true),
+                "samples": drawn[noun],
+            }
+            if noun in runs:
+                pictures["3D results"] = torch.cat(runs[noun])
+            found[noun] = {stage: share_named(classify(images), noun) for stage, images in pictures.items()}
+            print(f"{noun:16s} " + "  ".join(f"{k} {v:.2f}" for k, v in found[noun].items()), flush=True)
+        return found
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
