@@ -187,6 +187,7 @@ def test_fit_writes_a_checkpoint_when_asked_to_stop(work: Path, tmp_path: Path) 
         batch_size=4,
         latents=made.latents,
         texts=made.texts,
+        weights=made.weights,
         encode_captions=made.encode_captions,
     )
     fit(learner, tmp_path / "c.safetensors", Budget(steps=50), lambda text: None)
@@ -318,8 +319,8 @@ def test_pairs_are_shown_more_often_and_those_near_the_first_prompt_most_of_all(
         SceneSpec((duck, table), "on"): 3.0,
         SceneSpec((table, peacock), "under"): 3.0,
         SceneSpec((surfboard, table), "on"): 3.0,
-        SceneSpec((peacock, table), "on"): 7.5,
-        SceneSpec((duck, surfboard), "on"): 7.5,
+        SceneSpec((peacock, table), "on"): 12.0,
+        SceneSpec((duck, surfboard), "on"): 12.0,
     }
     classes = torch.tensor([labels(spec) for spec in scenes])
     weights = diffusion.picture_weights(classes, list(core().nouns))
