@@ -28,7 +28,7 @@ class Sizes:
     """Widths and depths; the defaults are what is shipped, tests use smaller ones."""
 
     autoencoder_channels: tuple[int, ...] = (16, 32, 64)
-    unet_channels: tuple[int, ...] = (32, 64, 128)
+    unet_channels: tuple[int, ...] = (64, 128, 128)
     unet_heads: tuple[int, ...] = (1, 1, 2)
     unet_attention: tuple[bool, ...] = (False, True, True)
     unet_groups: int = 8

@@ -33,7 +33,7 @@ from dreamfusion.miniature.training.autoencoder import (
 from dreamfusion.miniature.training.contrastive import ContrastiveLearner, contrastive_modules
 from dreamfusion.miniature.training.data import Pictures, load_pictures
 from dreamfusion.miniature.training.diffusion import DiffusionLearner, diffusion_modules, picture_weights
-from dreamfusion.miniature.training.loop import Averaged, Budget, Learner, fit
+from dreamfusion.miniature.training.loop import Averaged, Budget, Learner, fit, step_generator
 from dreamfusion.miniature.training.models import (
     Sizes,
     make_autoencoder,
@@ -45,6 +45,7 @@ from dreamfusion.miniature.training.models import (
 )
 from dreamfusion.miniature.training.texts import Texts, is_made, load_texts, tokenizer_digest, write_texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
+from dreamfusion.miniature.training.widening import widen
 
 STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diffusion", "export")
 LATENT_STATISTICS_PICTURES = 2048
@@ -182,9 +183,13 @@ def _loaded(plan: Plan, split: str) -> Pictures:
 
 def autoencoder_learner(plan: Plan, with_data: bool = True) -> AutoencoderLearner:
     """A new one, or the shipped one with --from-shipped."""
-    shipped = plan.package / export.PIPELINE_FOLDER / "vae"
     with seeded(plan.seed):
-        vae = AutoencoderKL.from_pretrained(shipped) if plan.from_shipped else make_autoencoder(plan.sizes)
+        vae = make_autoencoder(plan.sizes)
+    if plan.from_shipped:
+        shipped = AutoencoderKL.from_pretrained(
+            plan.package / export.PIPELINE_FOLDER / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+        widen(vae, shipped, step_generator(plan.seed, 0))
     return AutoencoderLearner(
         autoencoder_modules(vae),
         plan.device,
@@ -358,6 +363,16 @@ def _text_tower(plan: Plan, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return tower
 
 
+def _shipped_unet(plan: Plan) -> UNet2DConditionModel:
+    # The shipped denoiser, widened to the plan's.
+    shipped = UNet2DConditionModel.from_pretrained(
+        plan.package / export.PIPELINE_FOLDER / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
+    )
+    unet = make_unet(plan.sizes)
+    widen(unet, shipped, step_generator(plan.seed, 0))
+    return unet
+
+
 def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
     """A new one, or the shipped one with --from-shipped; `text_tower` says where the tower comes from."""
     tokenizer = run_tokenizer(plan)
@@ -365,9 +380,7 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
     shipped = plan.package / export.PIPELINE_FOLDER
     with seeded(plan.seed + 2):
         if plan.from_shipped:
-            unet = UNet2DConditionModel.from_pretrained(
-                shipped / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-            )
+            unet = _shipped_unet(plan)
             text = make_text_tower(plan.sizes, tokenizer)
             old = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
             known = CLIPTokenizer.from_pretrained(shipped / "tokenizer").get_vocab()
