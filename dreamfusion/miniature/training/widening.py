@@ -35,7 +35,7 @@ def _concatenated(new: UNet2DConditionModel, old: UNet2DConditionModel) -> dict[
     """Widths of what each residual block of the way up reads: what came from below, and the skipped level's."""
     parts = {}
     for i, (block, narrow) in enumerate(zip(new.up_blocks, old.up_blocks, strict=True)):
-        for j, (wide, thin) in enumerate(zip(block.resnets, narrow.resnets, strict=True)):  # pyright: ignore[reportArgumentType]
+        for j, (wide, thin) in enumerate(zip(block.resnets, narrow.resnets, strict=True)):  # pyright: ignore
             below = [_width_below(unet, i, j) for unet in (old, new)]
             skipped = [thin.in_channels - below[0], wide.in_channels - below[1]]
             parts[f"up_blocks.{i}.resnets.{j}"] = [(below[0], below[1]), (skipped[0], skipped[1])]
