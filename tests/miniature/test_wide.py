@@ -13,6 +13,7 @@ import trimesh
 from dreamfusion.cameras import turntable_cameras
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import wide
+from dreamfusion.miniature import world as core_world
 from dreamfusion.miniature.bodies import Body, body_of_mesh, body_of_solids, gap_below
 from dreamfusion.miniature.dataset import draw, load_shard, make_shard, random_views, render_specs, whitened
 from dreamfusion.miniature.ground_truth import of_wide, scene_mesh
@@ -21,6 +22,8 @@ from dreamfusion.miniature.meshes.catalogue import catalogue, parse_catalogue
 from dreamfusion.miniature.meshes.store import MANIFEST, MeshStore, Record, attribution, write_store
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.nouns_builder import COLORS, Builder
+from dreamfusion.miniature.training import stages
+from dreamfusion.miniature.training.stages import Plan
 from dreamfusion.miniature.wide import SOLID, WideWorld
 from dreamfusion.miniature.world import SceneSpec, Thing
 from dreamfusion.posed_images.mesh_renderer import render_mesh
@@ -331,3 +334,23 @@ def test_a_sheet_shows_each_scene_twice(world: WideWorld) -> None:
     assert sheet.shape == (32 + 26, 2 * (2 * 32 + 20), 3)
     red = (sheet[24:56, :64, 0] > 120) & (sheet[24:56, :64, 1] < 60)
     assert red[:, :32].sum() > 100 and red[:, 32:].sum() > 100
+
+
+def test_what_the_core_world_trains_on_is_not_held_out_of_the_wide_one(world: WideWorld) -> None:
+    core = set(core_world.held_out_pairs())
+    assert {pair for pair in world.held_out_pairs if all(noun in NOUNS for noun in pair)} <= core
+    colors = {(noun, color) for noun, color in world.held_out_colors if noun in NOUNS}
+    assert colors and colors <= set(core_world.held_out_colors())
+
+
+def test_a_wide_training_sees_half_as_many_pictures_of_the_core_world(tmp_path: Path) -> None:
+    plan = Plan(work=tmp_path / "wide", world="wide", meshes=tmp_path, shards=2, shard_size=4)
+    stages.run_world(plan)
+    assert [path.name for path in plan.shard_paths("train")] == [
+        "train_00000.npz",
+        "train_00001.npz",
+        "train_01000.npz",
+    ]
+    own, core = (load_shard(plan.shard_paths("train")[index]) for index in (0, 2))
+    assert all(thing.mesh for spec in own.specs for thing in spec.things)
+    assert not any(thing.mesh for spec in core.specs for thing in spec.things)

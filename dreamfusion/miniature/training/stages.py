@@ -51,6 +51,8 @@ STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diff
 LATENT_STATISTICS_PICTURES = 2048
 # Of the judge's pictures and of its draws; far from all that the other stages use.
 JUDGE_FIRST_SHARD, JUDGE_SEED = 10_000, 1_000
+# Number of the first shard of the core world among those of the wide one.
+CORE_SHARDS_FROM = 1_000
 # Share of its scenes in white plaster, without which no textureless render means anything to it.
 JUDGE_PLASTER = 0.15
 
@@ -118,15 +120,20 @@ def pick_device(name: str) -> torch.device:
 
 
 def run_world(plan: Plan) -> None:
-    """Renders the shards that are not there yet."""
+    """Renders the shards that are not there yet; for the wide world also half as many of the core one.
+
+    What the wide world holds back, the core one does too: its shares of held-out pairs and colours are the larger ones.
+    """
     from dreamfusion.miniature import dataset
 
     common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
-    common += ["--workers", str(plan.workers), "--device", str(plan.device)]
-    common += ["--world", plan.world, "--meshes", str(plan.meshes)]
-    common += ["--first", str(plan.first_shard), "--plaster", str(plan.plaster)]
-    dataset.main([*common, "--shards", str(plan.shards)])
-    dataset.main([*common, "--shards", "1", "--split", "held_out"])
+    common += ["--workers", str(plan.workers), "--device", str(plan.device), "--plaster", str(plan.plaster)]
+    own = [*common, "--world", plan.world, "--meshes", str(plan.meshes), "--first", str(plan.first_shard)]
+    dataset.main([*own, "--shards", str(plan.shards)])
+    dataset.main([*own, "--shards", "1", "--split", "held_out"])
+    if plan.world == "wide":
+        first = ["--first", str(plan.first_shard + CORE_SHARDS_FROM)]
+        dataset.main([*common, *first, "--shards", str(plan.shards // 2)])
 
 
 def run_tokenizer(plan: Plan) -> CLIPTokenizer:
