@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import imageio
-import mcubes
 import numpy as np
 import torch
 import torch.nn.functional as F
 import trimesh
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from skimage.measure import marching_cubes
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -251,12 +251,11 @@ def export_mesh(nerf: NeRF, path: Path, resolution: int, threshold: float, devic
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     density = torch.cat([nerf(chunk.to(device))[0].cpu() for chunk in points.split(2**17)])
     density[points.norm(dim=-1) >= RADIUS] = 0  # no ray ever looked there; and the surface is closed
-    vertices, faces = mcubes.marching_cubes(
-        density.view(resolution, resolution, resolution).numpy(), threshold
-    )
-    if len(faces) == 0:
+    if not density.min() < threshold < density.max():
         print(f"no mesh: the density reaches {density.max():.1f}, --threshold is {threshold}")
         return
+    volume = density.view(resolution, resolution, resolution).numpy()
+    vertices, faces, *_ = marching_cubes(volume, threshold, gradient_direction="ascent")
     vertices = vertices / (resolution - 1) * 2 * RADIUS - RADIUS
     colour = nerf(torch.tensor(vertices, dtype=torch.float32, device=device))[1].cpu().numpy()
     # The model's images are sRGB, so the scene's colours are too, and a PLY takes them as they are.

@@ -70,7 +70,7 @@ def test_what_the_package_imports_is_required() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             imported |= {name.partition(".")[0] for name in names}
-    called = {"PIL": "pillow", "yaml": "pyyaml", "mcubes": "pymcubes", "pxr": "usd-core"}
+    called = {"PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image", "pxr": "usd-core"}
     foreign = imported - sys.stdlib_module_names - {"dreamfusion"}
     assert {called.get(name, plain(name)) for name in foreign} <= requirements().keys()
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mcubes
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import binary_closing
+from skimage import measure
 
 from dreamfusion.assets.sampling import DensityField, densities, grid_axis, sample_layers
 from dreamfusion.assets.threshold import DensityGrid
@@ -129,13 +129,17 @@ def _marched(inside: Bool[np.ndarray, "n n n"]) -> tuple[Int[np.ndarray, "v 3"],
     keys, faces, count = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3), dtype=np.int64)], 0
     for start in range(0, side - 1, thickness):
         # One layer more than the cells need: the next block begins with it.
-        signs = inside[start : start + thickness + 1].astype(np.float32)
+        points = inside[start : start + thickness + 1]
+        if points.all() or not points.any():
+            continue
+        signs = points.astype(np.float32)
         signs *= 2
         signs -= 1
         # With plus and minus one every vertex lies exactly in the middle of its edge, which names the edge without doubt.
-        middles, triangles = mcubes.marching_cubes(signs, 0.0)
-        if len(triangles) == 0:
-            continue
+        # Lorensen's table puts vertices on edges only; Lewiner's has some inside of cells, and rough grids then come out open.
+        middles, triangles, *_ = measure.marching_cubes(
+            signs, 0.0, gradient_direction="ascent", method="lorensen"
+        )
         doubled = np.rint(2 * middles).astype(np.int64)
         doubled[:, 0] += 2 * start
         keys.append((doubled[:, 0] * (2 * side) + doubled[:, 1]) * (2 * side) + doubled[:, 2])

@@ -55,13 +55,13 @@ def test_normals_point_outwards(toys):
 
 
 def test_an_inside_out_mesh_never_leaves(toys, monkeypatch):
-    marching_cubes = surface.mcubes.marching_cubes
+    marching_cubes = surface.measure.marching_cubes
 
-    def inside_out(volume, level):
-        vertices, faces = marching_cubes(volume, level)
+    def inside_out(volume, level, **options):
+        vertices, faces, *_ = marching_cubes(volume, level, **options)
         return vertices, faces[:, ::-1]
 
-    monkeypatch.setattr(surface.mcubes, "marching_cubes", inside_out)
+    monkeypatch.setattr(surface.measure, "marching_cubes", inside_out)
     monkeypatch.setattr(mesh_module, "keep_large_solids", lambda v, f, share: (v, f, 0, 0))
     with pytest.raises(AssertionError, match="inside out"):
         extract_mesh(toys.Solid(toys.ball(0.5)), 1.0, resolution=16, threshold=50.0)

@@ -38,7 +38,7 @@ def interrupted_after(module: str, words: list[str]) -> tuple[int, str, str]:
 # catches every exception around it), and what comes last.
 @pytest.mark.parametrize(
     "module",
-    ["typer.core", "yaml", "numpy", "torch.nn", "scipy.sparse", "trimesh", "trimesh.exchange.obj", "mcubes"],
+    ["typer.core", "yaml", "numpy", "torch.nn", "scipy.sparse", "trimesh", "trimesh.exchange.obj", "skimage"],
 )
 def test_an_export_that_still_loads_its_libraries_ends_at_once(
     module: str, run_with_checkpoint: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,7 +83,7 @@ def test_it_is_one_short_file_that_stands_alone():
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
-    others = {"torch", "diffusers", "transformers", "mcubes", "trimesh", "imageio", "numpy"}
+    others = {"torch", "diffusers", "transformers", "skimage", "trimesh", "imageio", "numpy"}
     assert names - set(sys.stdlib_module_names) <= others
 
 
