@@ -462,8 +462,8 @@ def test_weights_and_words_of_ones_own_reach_the_config(dreamfusion: Call, husk:
 def test_the_dry_run_tells_what_the_guidance_costs(dreamfusion: Call, husk: Path) -> None:
     words = ["train", "a duck", "--config", "miniature", "--model", husk, "--dry-run"]
     out = dreamfusion(*words).out
-    assert "# guidance: 4 rows of the UNet a step" in out and "# memory expected: 0." in out
-    assert "# guidance: 2 rows" in dreamfusion(*words, "--set", "guidance.perp_neg=false").out
+    assert "# guidance: 2 rows of the UNet a step" in out and "# memory expected: 0." in out
+    assert "# guidance: 4 rows" in dreamfusion(*words, "--set", "guidance.perp_neg=true").out
 
 
 def test_the_probe_takes_ten_steps(
