@@ -130,7 +130,7 @@ def _marched(inside: Bool[np.ndarray, "n n n"]) -> tuple[Int[np.ndarray, "v 3"],
     for start in range(0, side - 1, thickness):
         # One layer more than the cells need: the next block begins with it.
         points = inside[start : start + thickness + 1]
-        if points.all() or not points.any():
+        if not points.any():
             continue
         signs = points.astype(np.float32)
         signs *= 2

@@ -497,6 +497,30 @@ def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
         assert rows == [len(CLIPTokenizer.from_pretrained(other.work / "tokenizer"))]
 
 
+def test_a_wider_training_starts_from_the_shipped_weights(work: Path, tmp_path: Path) -> None:
+    plan = replace(tiny_plan(work), package=tmp_path / "package")
+    trained = stages.diffusion_learner(plan)
+    for _ in range(3):
+        trained.train_step()
+    trained.save(plan.checkpoint("diffusion"))
+    stages.run_export(plan)
+    narrow = replace(plan, from_shipped=True)
+    wide = replace(narrow, sizes=replace(TINY, autoencoder_channels=(16, 16, 16), unet_channels=(16, 32)))
+    noisy, images = torch.randn(2, 4, 16, 16), torch.rand(2, 3, 64, 64)
+    denoised, encoded = [], []
+    with torch.no_grad():
+        for one in (narrow, wide):
+            learner = stages.diffusion_learner(one, with_data=False)
+            assert learner.encode_captions is not None
+            states = learner.read(learner.encode_captions(["a red duck", "a cow"]))
+            denoised.append(learner.predict(noisy, torch.tensor([100, 900]), states))
+            vae = stages.autoencoder_learner(one, with_data=False).model
+            encoded.append(vae.encode(images).latent_dist.mean)  # pyright: ignore
+    torch.testing.assert_close(*denoised, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(*encoded, atol=1e-4, rtol=1e-3)
+    assert float(denoised[0].abs().max()) > 0.01
+
+
 def test_sheets_are_drawn(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
