@@ -53,6 +53,7 @@ FLAT_SHARE = 0.25
 AMBIENT = (0.35, 0.65)
 LIGHT_JITTER = 1.0
 LIGHT_DISTANCE = (0.8, 1.5)
+SKY_AMBIENT, SKY_LEAST_ELEVATION_DEG = (0.45, 0.8), 15.0
 PLASTER_AMBIENT = 0.1
 BACKGROUND_SHARES = {"plain": 0.5, "gradient": 0.3, "gray": 0.2}
 # Least difference, as the largest over the channels, between a background and a thing's main colour.
@@ -94,11 +95,27 @@ def random_views(rng: np.random.Generator, count: int, resolution: int = RESOLUT
 def random_lights(rng: np.random.Generator, cameras: Cameras) -> Lights:
     """A point light near each camera; a quarter of the pictures show the pure albedo."""
     count = len(cameras)
-    position = cameras.positions.numpy() + LIGHT_JITTER * rng.standard_normal((count, 3))
+    near = cameras.positions.numpy() + LIGHT_JITTER * rng.standard_normal((count, 3))
+    return _lights(rng, cameras, near, AMBIENT)
+
+
+def sky_lights(rng: np.random.Generator, cameras: Cameras) -> Lights:
+    """A light anywhere in the sky, wherever the camera is, and more light from all around; a quarter show the pure albedo."""
+    azimuth = rng.uniform(-math.pi, math.pi, len(cameras))
+    y = rng.uniform(math.sin(math.radians(SKY_LEAST_ELEVATION_DEG)), 1.0, len(cameras))
+    across = np.sqrt(1.0 - y**2)
+    above = np.stack([across * np.sin(azimuth), y, across * np.cos(azimuth)], 1)
+    return _lights(rng, cameras, above, SKY_AMBIENT)
+
+
+def _lights(
+    rng: np.random.Generator, cameras: Cameras, position: np.ndarray, ambients: tuple[float, float]
+) -> Lights:
     # The paper's N(camera, 1), brought back to about the camera's distance so that it never is inside a thing.
-    position /= np.linalg.norm(position, axis=1, keepdims=True)
+    count = len(cameras)
+    position = position / np.linalg.norm(position, axis=1, keepdims=True)
     position *= rng.uniform(*LIGHT_DISTANCE, (count, 1)) * cameras.distance.numpy()[:, None]
-    ambient = np.where(rng.random(count) < FLAT_SHARE, 1.0, rng.uniform(*AMBIENT, count))
+    ambient = np.where(rng.random(count) < FLAT_SHARE, 1.0, rng.uniform(*ambients, count))
     ambient_tensor = torch.from_numpy(ambient.astype(np.float32))
     return Lights(torch.from_numpy(position.astype(np.float32)), ambient_tensor, 1.0 - ambient_tensor)
 
@@ -138,12 +155,14 @@ def render_specs(
     views_per_scene: int = 1,
     world: WideWorld | None = None,
     plaster: Sequence[bool] | None = None,
+    sky: bool = False,
 ) -> tuple[np.ndarray, Cameras]:
     """Pictures of each scene, with its own proportions, light and background, as the data has them.
 
     Returns uint8 images "n h w 3" and the n cameras (random ones unless given), n = scenes * views_per_scene with the
     views of a scene side by side. The scenes are those of the core world, or of the wide `world`. Those that `plaster` marks are
-    white and lit from the camera, as the textureless renders that a judge is shown.
+    white and lit from the camera, as the textureless renders that a judge is shown. `sky` says which of the two kinds of light
+    falls on the others.
     """
     cameras = cameras or random_views(rng, len(specs) * views_per_scene)
     scenes, backgrounds = [], []
@@ -154,7 +173,7 @@ def render_specs(
         for _ in range(views_per_scene):
             scenes.append(scene)
             backgrounds.append(random_background(rng, scene.colors, cameras.height))
-    lights = random_lights(rng, cameras)
+    lights = sky_lights(rng, cameras) if sky else random_lights(rng, cameras)
     if plaster is not None:
         lights = _from_the_camera(lights, cameras, np.repeat(plaster, views_per_scene))
     on_device = Lights(lights.position.to(device), lights.ambient.to(device), lights.diffuse.to(device))
@@ -208,11 +227,13 @@ def make_shard(
     device: torch.device | str = "cpu",
     world: WideWorld | None = None,
     plaster: float = 0.0,
+    sky: bool = False,
 ) -> Path:
     """Renders `count` pictures and writes them under a temporary name, then renames; the same seed, the same bytes.
 
     The scenes are those of the core world, or of the wide `world`. A share `plaster` of them is shown in white plaster, and
-    said without colours: for a judge that is to tell shapes.
+    said without colours: for a judge that is to tell shapes. `sky` lights all others as `sky_lights` does: for a judge
+    that has learnt from another light than what it judges.
     """
     path = Path(path)
     # Two words of entropy more for the wide world: no seed of one is a seed of the other.
@@ -225,7 +246,7 @@ def make_shard(
         marked = [bool(v) for v in rng.random(len(batch)) < plaster] if plaster else None
         if marked is not None:
             batch = [spec.uncoloured() if white else spec for spec, white in zip(batch, marked, strict=True)]
-        rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world, marked)
+        rendered, cameras = render_specs(batch, rng, None, device, VIEWS_PER_SCENE, world, marked, sky)
         images.append(rendered)
         specs += [spec.to_json() for spec in batch for _ in range(VIEWS_PER_SCENE)]
         azimuths.append(cameras.azimuth_deg.numpy())
@@ -268,11 +289,13 @@ def load_shard(path: str | Path) -> Shard:
         ) from error
 
 
-def _job(arguments: tuple[Path, int, int, Split, str, Path | None, float]) -> Path:
+def _job(arguments: tuple[Path, int, argparse.Namespace]) -> Path:
     torch.set_num_threads(1)
-    path, seed, count, split, device, meshes, plaster = arguments
-    world = None if meshes is None else _opened(meshes)
-    return make_shard(path, seed, count, split, device, world, plaster)
+    path, seed, options = arguments
+    world = _opened(options.meshes) if options.world == "wide" else None
+    return make_shard(
+        path, seed, options.count, options.split, options.device, world, options.plaster, options.sky
+    )
 
 
 @cache
@@ -298,13 +321,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--meshes", type=Path, default=DEFAULT_MESHES, help="the wide world's cache of meshes"
     )
     parser.add_argument("--plaster", type=float, default=0.0, help="share of scenes in white plaster")
+    parser.add_argument(
+        "--sky", action="store_true", help="light from anywhere above, not from near the camera"
+    )
     options = parser.parse_args(argv)
     jobs = []
-    meshes = options.meshes if options.world == "wide" else None
     for index in range(options.first, options.first + options.shards):
         path = options.out / f"{options.split}_{index:05d}.npz"
         if not path.exists():
-            jobs.append((path, index, options.count, options.split, options.device, meshes, options.plaster))
+            jobs.append((path, index, options))
     started = time.perf_counter()
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
         for done, path in enumerate(pool.map(_job, jobs), 1):

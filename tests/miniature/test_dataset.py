@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.miniature import dataset, world
@@ -147,6 +148,27 @@ def test_plaster_is_white_lit_from_the_camera_and_said_without_colours(tmp_path)
     middle = images[:, 30:34, 30:34].astype(float)
     assert middle[:2].min() > 245  # facing the light
     assert (middle[2:, ..., 0] > middle[2:, ..., 2] + 40).mean() > 0.5
+
+
+def test_the_sky_lights_the_same_scenes_from_above_wherever_the_camera_is(tmp_path):
+    near, sky = (
+        load_shard(make_shard(tmp_path / f"{k}.npz", 5, 16, sky=k == "sky")) for k in ("near", "sky")
+    )
+    assert near.specs == sky.specs and not np.array_equal(near.images, sky.images)
+    cameras = random_views(np.random.default_rng(0), 2000)
+    towards = F.normalize(cameras.positions, dim=-1)
+    along = {}
+    for name, lights in (("near", dataset.random_lights), ("sky", dataset.sky_lights)):
+        made = lights(np.random.default_rng(1), cameras)
+        direction = F.normalize(made.position, dim=-1)
+        along[name] = float((direction * towards).sum(-1).mean())
+        share = made.position.norm(dim=-1) / cameras.distance
+        assert share.min() > 0.79 and share.max() < 1.51
+        assert abs(float((made.ambient == 1.0).float().mean()) - dataset.FLAT_SHARE) < 0.04
+        if name == "sky":
+            assert float(direction[:, 1].min()) > np.sin(np.radians(dataset.SKY_LEAST_ELEVATION_DEG)) - 1e-6
+            assert direction[:, [0, 2]].mean(0).abs().max() < 0.06
+    assert along["near"] > 0.8 and along["sky"] < 0.5
 
 
 def test_whitened_shapes_are_the_same():

@@ -569,4 +569,5 @@ def test_the_judge_shares_nothing_with_the_clip_that_guides(work: Path) -> None:
     pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, stages.judge_plan(plan))]
     assert not torch.equal(*pictures)
     assert [path.name for path in stages.judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
+    assert stages.judge_plan(plan).sky and not plan.sky
     assert "judge" not in stages.STAGES and "judge" in stages.RUNNERS

@@ -23,7 +23,7 @@ from dreamfusion.miniature.training.tokenizer import CaptionEncoder
 CAPTION_DROPOUT = 0.1
 # How often a picture of two things is shown for each time that one of a single thing is: there is more to learn in it,
 # and each thing is smaller.
-PAIR_WEIGHT = 3.0
+PAIR_WEIGHT = 2.0
 # How often, for each other pair, one is shown that has a noun of the first prompt that anybody tries, in its place there.
 FIRST_PROMPT_WEIGHT = 4.0
 FIRST_PROMPT = ("peacock", "surfboard")

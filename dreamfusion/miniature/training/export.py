@@ -19,7 +19,7 @@ from dreamfusion.miniature.training.tokenizer import copy_tokenizer
 PACKAGE = Path(__file__).resolve().parents[1]
 PIPELINE_FOLDER, CLIP_FOLDER, JUDGE_FOLDER = "stable-diffusion", "clip", "judge"
 VOCABULARY_FILE = "vocabulary.json"
-FILE_LIMIT, TOTAL_LIMIT = 16 * 2**20, 40 * 2**20
+FILE_LIMIT, TOTAL_LIMIT = 16 * 2**20, 60 * 10**6
 
 
 def _half_copy(model: nn.Module) -> nn.Module:

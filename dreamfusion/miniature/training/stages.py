@@ -80,6 +80,7 @@ class Plan:
     world: str = "core"
     meshes: Path = Path(".cache/meshes")
     plaster: float = 0.0
+    sky: bool = False
 
     @property
     def on_gpu(self) -> bool:
@@ -120,7 +121,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def run_world(plan: Plan) -> None:
-    """Renders the shards that are not there yet; for the wide world also half as many of the core one.
+    """Renders the shards that are not there yet; for the wide world also a quarter as many of the core one.
 
     What the wide world holds back, the core one does too: its shares of held-out pairs and colours are the larger ones.
     """
@@ -128,12 +129,13 @@ def run_world(plan: Plan) -> None:
 
     common = ["--out", str(plan.work / "shards"), "--count", str(plan.shard_size)]
     common += ["--workers", str(plan.workers), "--device", str(plan.device), "--plaster", str(plan.plaster)]
+    common += ["--sky"] if plan.sky else []
     own = [*common, "--world", plan.world, "--meshes", str(plan.meshes), "--first", str(plan.first_shard)]
     dataset.main([*own, "--shards", str(plan.shards)])
     dataset.main([*own, "--shards", "1", "--split", "held_out"])
     if plan.world == "wide":
         first = ["--first", str(plan.first_shard + CORE_SHARDS_FROM)]
-        dataset.main([*common, *first, "--shards", str(plan.shards // 2)])
+        dataset.main([*common, *first, "--shards", str(plan.shards // 4)])
 
 
 def run_tokenizer(plan: Plan) -> CLIPTokenizer:
@@ -328,7 +330,7 @@ def run_clip(plan: Plan) -> None:
 
 
 def judge_plan(plan: Plan) -> Plan:
-    """A second CLIP's plan, which shares nothing with the first one's: folder, pictures, seed; narrower and deeper towers."""
+    """A second CLIP's plan, which shares nothing with the first one's: folder, pictures, light, seed, widths and depths."""
     sizes = replace(
         plan.sizes,
         clip_width=plan.sizes.clip_width * 3 // 4,
@@ -343,6 +345,7 @@ def judge_plan(plan: Plan) -> Plan:
         first_shard=plan.first_shard + JUDGE_FIRST_SHARD,
         clip_folder=export.JUDGE_FOLDER,
         plaster=JUDGE_PLASTER,
+        sky=True,
     )
 
 
@@ -457,7 +460,7 @@ def run_export(plan: Plan) -> None:
     for name, size in sizes.items():
         say(f"{name} {size / 2**20:.2f} MiB")
     if sum(sizes.values()) > export.TOTAL_LIMIT or max(sizes.values(), default=0) > export.FILE_LIMIT:
-        raise DreamfusionError("the weights are too large to ship", expected="40 MiB in all, 16 MiB a file")
+        raise DreamfusionError("the weights are too large to ship", expected="60 MB in all, 16 MiB a file")
 
 
 def _export_clip(plan: Plan) -> None:
