@@ -495,6 +495,39 @@ def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
             len(w) for name, w in new.modules.state_dict().items() if name.endswith("token_embedding.weight")
         ]
         assert rows == [len(CLIPTokenizer.from_pretrained(other.work / "tokenizer"))]
+        # The new word is as long as those that were there, which have grown.
+        (table,) = (w for n, w in new.modules.state_dict().items() if n.endswith("token_embedding.weight"))
+        (grown,) = (w for n, w in old.modules.state_dict().items() if n.endswith("token_embedding.weight"))
+        token = new.encode_captions(["aardvark"])[0, 1]
+        assert 0.6 < float(table[token].norm() / grown.norm(dim=1).mean()) < 1.6
+
+
+def test_new_nouns_start_where_this_trainings_clip_sees_them(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(tiny_plan(work), package=tmp_path / "package")
+    stages.clip_learner(plan).save(plan.checkpoint("clip"))
+    stages.diffusion_learner(plan).save(plan.checkpoint("diffusion"))
+    stages.run_export(plan)
+    words = replace(core(), nouns={**core().nouns, "aardvark": ("aardvark",)})
+    monkeypatch.setattr(stages, "lexicon", lambda _: words)
+    other = replace(plan, work=tmp_path / "other", from_shipped=True)
+    write_tokenizer(other.work / "tokenizer", [*vocabulary(), "aardvark"])
+    tables = []
+    for seed in (None, 0, 1):
+        if seed is not None:
+            torch.manual_seed(seed)
+            clip = stages.clip_learner(other, with_data=False)
+            for parameter in clip.modules.parameters():
+                parameter.data += 0.1 * torch.randn_like(parameter)
+            clip.ema.average = [p.detach().clone() for p in clip.ema.live]
+            clip.save(other.checkpoint("clip"))
+        learner = stages.diffusion_learner(other, with_data=False)
+        assert learner.encode_captions is not None
+        duck, new = (int(learner.encode_captions([word])[0, 1]) for word in ("duck", "aardvark"))
+        tables.append(learner.text.get_input_embeddings().weight.detach()[[duck, new]])  # pyright: ignore
+    assert all(torch.equal(tables[0][0], table[0]) for table in tables)
+    assert not torch.equal(tables[0][1], tables[1][1]) and not torch.equal(tables[1][1], tables[2][1])
 
 
 def test_a_wider_training_starts_from_the_shipped_weights(work: Path, tmp_path: Path) -> None:

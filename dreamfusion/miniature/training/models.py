@@ -217,11 +217,13 @@ def make_clip(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPModel:
 def take_over(new: nn.Module, old: nn.Module, new_vocab: dict[str, int], old_vocab: dict[str, int]) -> None:
     """Gives `new` the weights of `old`, which may have been trained with another tokenizer.
 
-    Embeddings go from token to token; those of tokens that `old` did not know stay as they are.
+    Embeddings go from token to token; those of tokens that `old` did not know become as long as those that it did.
     """
     weights = old.state_dict()
     for name in [name for name in weights if name.endswith("token_embedding.weight")]:
         rows, shared = new.state_dict()[name].clone(), [t for t in new_vocab if t in old_vocab]
-        rows[[new_vocab[t] for t in shared]] = weights[name][[old_vocab[t] for t in shared]]
+        known = weights[name][[old_vocab[t] for t in shared]]
+        rows *= known.norm(dim=1).mean() / rows.norm(dim=1).mean()
+        rows[[new_vocab[t] for t in shared]] = known
         weights[name] = rows
     new.load_state_dict(weights)

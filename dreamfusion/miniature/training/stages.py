@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.errors import DeviceError, DreamfusionError
@@ -43,6 +43,7 @@ from dreamfusion.miniature.training.models import (
     seeded,
     take_over,
 )
+from dreamfusion.miniature.training.new_words import place_new_words
 from dreamfusion.miniature.training.texts import Texts, is_made, load_texts, tokenizer_digest, write_texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
 from dreamfusion.miniature.training.widening import widen
@@ -383,6 +384,19 @@ def _shipped_unet(plan: Plan) -> UNet2DConditionModel:
     return unet
 
 
+def _place_new_words(plan: Plan, text: CLIPTextModel, vocab: dict[str, int], known: dict[str, int]) -> None:
+    # Where this training's CLIP, if there is one, sees them.
+    if not plan.checkpoint("clip").exists():
+        return
+    clip = clip_learner(plan, with_data=False)
+    clip.load(plan.checkpoint("clip"))
+    embedding = text.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    with Averaged(clip):
+        generator = step_generator(plan.seed, 0, stream=1)
+        place_new_words(embedding, vocab, known, lexicon(plan.world), clip.text_features, generator)
+
+
 def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
     """A new one, or the shipped one with --from-shipped; `text_tower` says where the tower comes from."""
     tokenizer = run_tokenizer(plan)
@@ -395,6 +409,7 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
             old = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
             known = CLIPTokenizer.from_pretrained(shipped / "tokenizer").get_vocab()
             take_over(text, old, tokenizer.get_vocab(), known)
+            _place_new_words(plan, text, tokenizer.get_vocab(), known)
         else:
             text = _text_tower(plan, tokenizer)
             unet = make_unet(plan.sizes)
