@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,3 +58,19 @@ def make_tiny_judge(**preprocessing: object) -> ClipJudge:
 def tiny_judge() -> Callable[..., ClipJudge]:
     """Makes one."""
     return make_tiny_judge
+
+
+def load_module(path: str) -> ModuleType:
+    """The module in a file that no package holds; `path` from the top of the repository."""
+    file = Path(__file__).parent.parent / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def module_at() -> Callable[[str], ModuleType]:
+    """Loads one: `module_at("scripts/demo.py")`."""
+    return load_module

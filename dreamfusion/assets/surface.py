@@ -17,7 +17,7 @@ from skimage import measure
 from dreamfusion.assets.sampling import DensityField, densities, grid_axis, sample_layers
 from dreamfusion.assets.threshold import DensityGrid
 
-# Points that marching cubes looks at together; it wants four bytes for each, and as much again for its own copy.
+# Points that marching cubes looks at together; it wants four bytes for each.
 BLOCK_POINTS = 1 << 22
 # Vertices keep this share of an edge away from its ends, so that no two of them coincide and no face is degenerate.
 EDGE_MARGIN = 1e-3

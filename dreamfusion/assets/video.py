@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -188,7 +190,7 @@ def write_video(
 
     Raises:
         OutputError: unknown format, or the file cannot be written.
-        ConfigError: fps is not positive.
+        ConfigError: fps is not positive, or there is no such codec for the format, or in this ffmpeg.
     """
     path = Path(path)
     chosen = choose_format(path, format, FORMATS)
@@ -215,12 +217,35 @@ def check_codec(codec: str | None, format: str) -> str | None:
     """The codec for the format; None where the format has none.
 
     Raises:
-        ConfigError: they do not go together.
+        ConfigError: they do not go together, or the ffmpeg of this machine cannot encode it.
     """
     takes = {"mp4": CODECS, "webm": CODECS[1:]}.get(format, ())
     if codec is not None and codec not in takes:
         raise ConfigError(f"codec of {format}", expected=" or ".join(takes) or "none", got=codec)
-    return codec or (takes[0] if takes else None)
+    if not takes:
+        return None
+    chosen = codec or takes[0]
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    there = [name for name in takes if _ENCODERS[name][0] in _encoders_of(program)]
+    if chosen not in there:
+        raise ConfigError(
+            f"codec {chosen}",
+            expected=f"an ffmpeg with {_ENCODERS[chosen][0]}",
+            got=f"{program} without it",
+            hint=f"take {' or '.join(there) or 'another format'}, or the ffmpeg of the package imageio-ffmpeg",
+        )
+    return chosen
+
+
+@cache
+def _encoders_of(program: str) -> frozenset[str]:
+    """The names in `ffmpeg -encoders`; none where it does not run."""
+    try:
+        told = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
+    except OSError:
+        return frozenset()
+    # Six flags, the name, and what it is.
+    return frozenset(words[1] for words in map(str.split, told.splitlines()) if len(words) > 1)
 
 
 def _same_size(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -263,15 +288,24 @@ def _write_film(frames: Iterator[Frame], path: Path, fps: float | int, format: s
             writer.send(np.ascontiguousarray(frame).tobytes())
             sent += 1
     except OSError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise OutputError(
-            f"ffmpeg could not write {path.suffix} video", got=lines[-1] if lines else None
-        ) from error
+        # The reason; the whole command follows it. What ffmpeg itself has to say went to stderr.
+        reason = str(error).partition("\n")[0]
+        raise OutputError(f"ffmpeg could not write {path.suffix} video", got=reason or None) from error
     finally:
         writer.close()
     # ffmpeg's exit status is not passed on, and a full disk shows only at the end: count what is in the file.
-    if path.stat().st_size == 0 or imageio_ffmpeg.count_frames_and_secs(str(path))[0] != sent:
+    if _frames_in(path) != sent:
         raise OutputError(f"ffmpeg wrote less than the {sent} frames", hint="look at the disk's free space")
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames ffmpeg finds in a film; 0 where it finds no film."""
+    if path.stat().st_size == 0:
+        return 0
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError:  # with all that ffmpeg printed
+        return 0
 
 
 @contextmanager

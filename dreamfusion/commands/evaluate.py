@@ -12,8 +12,9 @@ from typing import Any
 
 from dreamfusion.commands.finished import find_run, load_view
 from dreamfusion.commands.fit import EVALUATION
+from dreamfusion.commands.starting import find_start
 from dreamfusion.config_files import load_config
-from dreamfusion.errors import CollapseError, ConfigError, RunNotFoundError
+from dreamfusion.errors import CollapseError, ConfigError, DreamfusionError, RunNotFoundError
 from dreamfusion.progress import notice, result
 from dreamfusion.runs import checkpoint, directory
 from dreamfusion.runs.directory import RunDirectory
@@ -156,12 +157,19 @@ def _tell_other_settings(request: EvalRequest, run: RunDirectory) -> None:
     """Say which `--set` does not hold for a run that is there already."""
     config = run.config()
 
-    def changes(text: str) -> bool:
+    def changes(*texts: str) -> bool:
         try:
-            return load_config(run.config_path, (text,)) != config
-        except ConfigError:  # of another kind of field, say
+            asked = load_config(run.config_path, texts)
+            # A run's directory holds the path that a number or a relative path meant.
+            if asked.init not in (None, config.init):
+                asked = asked.model_copy(update={"init": find_start(asked.init, request.output)})
+        except DreamfusionError:  # of another kind of field, say
             return True
+        return asked != config
 
+    # Of a key that is set twice the last counts: all together are looked at first.
+    if not changes(*request.overrides):
+        return
     if other := [text for text in request.overrides if changes(text)]:
         notice(f"{run.path} was made before, without {', '.join(other)}, and is kept as it is")
 

@@ -27,9 +27,13 @@ def check_prompt(
         raise PromptError("the prompt is not text", expected="UTF-8", got=ascii(plain)) from None
 
 
-def tell_unknown_words(prompt: str, model: str) -> None:
-    """A notice for each word that the miniature never saw, with the nearest it did; nothing for other models."""
-    if model != "miniature":
+def tell_unknown_words(prompt: str, *models: str) -> None:
+    """A notice for each word that the miniature never saw, with the nearest it did; nothing for other models.
+
+    Args:
+        models: those that read the prompt, diffusion models and CLIPs.
+    """
+    if "miniature" not in models:
         return
     from dreamfusion.miniature.vocabulary import unknown_words
 

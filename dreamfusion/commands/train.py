@@ -64,6 +64,7 @@ def train(request: TrainRequest) -> None:
     if config.data is not None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     _check_model(config)
+    _tell_lights(config)
     if not request.dry_run:
         _check_parts(config)
         from dreamfusion.runs.directory import check_writable
@@ -175,7 +176,25 @@ def _check_model(config: ExperimentConfig) -> None:
     from dreamfusion.guidance.models import find_model
 
     find_model(config.guidance.model, True, config.guidance.single_file_config)
-    tell_unknown_words(config.prompt, config.guidance.model)
+    tell_unknown_words(config.prompt, *_readers(config))
+
+
+def _readers(config: ExperimentConfig) -> list[str]:
+    """The models that the prompt is read by."""
+    if config.clip is None:
+        return [config.guidance.model]
+    mixes = config.clip.mixes(config.training.steps)
+    return [config.clip.model, *([config.guidance.model] if mixes else [])]
+
+
+def _tell_lights(config: ExperimentConfig) -> None:
+    shading, radius = config.rendering.shading, config.scene.radius
+    lit = shading.shaded_probability > 0 and shading.albedo_steps < config.training.steps
+    if lit and shading.light_distance[1] < radius:
+        notice(
+            f"rendering.shading.light_distance ends inside the scene's ball of radius {radius:g}: "
+            "lights stand on the ball"
+        )
 
 
 def _check_parts(config: ExperimentConfig) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dreamfusion.assets import video
 from dreamfusion.assets.images import contact_sheet, visualise, write_image
-from dreamfusion.assets.video import still, turntable, write_video
+from dreamfusion.assets.video import check_codec, still, turntable, write_video
 from dreamfusion.errors import ConfigError, OutputError
 
 VIEW: dict[str, Any] = {"distance": 3.0, "fovy_deg": 40.0}
@@ -201,6 +201,23 @@ def test_a_video_cut_short_is_an_error_and_no_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_film_that_ffmpeg_cannot_read_again_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(video._ENCODERS, "h264", ("libx264", ["-t", "0.001", "-frames:v", "0"]))
+    with pytest.raises(OutputError) as told:
+        write_video(moving_bars(4, 32, 32), tmp_path / "turn.mp4")
+    assert str(told.value).startswith("ffmpeg wrote less than the 4 frames") and "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ffmpeg_that_ends_early_is_told_with_the_reason(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(video._ENCODERS, "h264", ("libx264", ["-no_such_option", "1"]))
+    # More than a pipe holds, so that the end of the reader is noticed while frames are sent.
+    with pytest.raises(OutputError, match=r"could not write .mp4 video: got .*[Bb]roken pipe") as told:
+        write_video(moving_bars(8, 256, 256), tmp_path / "turn.mp4")
+    assert "FFMPEG" not in str(told.value) and "no_such_option" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_formats_and_speeds_are_refused(tmp_path):
     with pytest.raises(OutputError, match="mp4, webm, gif, webp, apng, png"):
         write_video(moving_bars(1, 32, 32), tmp_path / "turn.avi")
@@ -315,3 +332,35 @@ def test_a_codec_that_the_format_does_not_take_is_refused(tmp_path):
         with pytest.raises(ConfigError, match=f"codec of {format}"):
             write_video(moving_bars(2, 16, 16), tmp_path / f"a.{format}", codec=codec)
     assert list(tmp_path.iterdir()) == []
+
+
+def ffmpeg_without(encoder: str, folder: Path) -> str:
+    """A program that lists this machine's encoders but one, and encodes nothing."""
+    program = folder / "ffmpeg"
+    program.write_text(
+        f'#!/bin/sh\n"{imageio_ffmpeg.get_ffmpeg_exe()}" -hide_banner -encoders | grep -v {encoder}\n'
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_an_ffmpeg_without_the_encoder_is_one_line_before_the_first_frame(tmp_path, monkeypatch, capfd):
+    program = ffmpeg_without("libsvtav1", tmp_path)
+    monkeypatch.setattr(video.imageio_ffmpeg, "get_ffmpeg_exe", lambda: program)
+
+    def frames():
+        raise AssertionError("nothing is rendered")
+        yield
+
+    with pytest.raises(ConfigError) as told:
+        write_video(frames(), tmp_path / "a.mp4", codec="av1")
+    assert str(told.value).startswith(
+        f"codec av1: expected an ffmpeg with libsvtav1, got {program} without it"
+    )
+    assert "take h264 or vp9" in str(told.value).lower() and "\n" not in str(told.value)
+    assert check_codec("vp9", "mp4") == "vp9" and check_codec(None, "mp4") == "h264"
+    monkeypatch.setattr(video.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"codec h264: expected an ffmpeg with libx264.*another format"):
+        check_codec(None, "mp4")
+    assert check_codec(None, "gif") is None
+    assert capfd.readouterr() == ("", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -53,13 +52,9 @@ def dreamfusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, module_at: Callable[[str], Any]) -> Path:
     """A randomly initialised Stable Diffusion of 32 px images."""
-    path = Path(__file__).parent.parent / "guidance" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at("tests/guidance/conftest.py")
     return module.save_tiny_stable_diffusion(tmp_path_factory.mktemp("tiny"), "sd1")
 
 

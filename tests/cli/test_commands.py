@@ -487,3 +487,33 @@ def test_a_run_is_planned_for_the_memory_that_is_named(dreamfusion: Call, husk: 
     assert answer.code == 0 and "GiB expected of 8.0" in answer.err and "slices" not in answer.err
     answer = dreamfusion(*words, "0.5")
     assert answer.code == 21 and "the model does not fit into the device's memory" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "notices"),
+    [
+        (["--config", "dream-fields"], 1),
+        (["--config", "dream-fields", "--set", "clip.model=other/clip"], 0),
+        (["--config", "dream-fields", "--set", "clip.model=other/clip", "--set", "clip.sds_weight=1"], 1),
+        (["--config", "dream-fields", "--model", "HUSK", "--set", "clip.sds_weight=1"], 1),
+        (["--config", "miniature"], 1),
+        (["--config", "miniature", "--model", "HUSK"], 0),
+    ],
+)
+def test_words_are_asked_of_the_models_that_read_them(
+    dreamfusion: Call, husk: Path, words: list[str], notices: int
+) -> None:
+    said = [str(husk) if word == "HUSK" else word for word in words]
+    answer = dreamfusion("train", "a qwrtzx duck", *said, "--device", "cpu", "--dry-run")
+    assert answer.code == 0 and answer.err.count("does not know 'qwrtzx'") == notices
+
+
+def test_lights_that_the_ball_moves_are_told(dreamfusion: Call, husk: Path) -> None:
+    words = ["train", "a duck", "--model", husk, "--device", "cpu", "--dry-run", "--config"]
+    moved = "light_distance ends inside the scene's ball of radius 2"
+    shading = ["--set", "rendering.shading.light_distance=[0.8,1.5]"]
+    assert "light_distance ends" not in dreamfusion(*words, "stable-diffusion").err
+    assert moved in dreamfusion(*words, "stable-diffusion", *shading).err
+    # The embedded model's preset never shades, and the paper's range ends outside its ball.
+    assert "light_distance ends" not in dreamfusion(*words, "miniature", "--set", "scene.radius=2").err
+    assert "light_distance ends" not in dreamfusion(*words, "paper").err

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from dreamfusion.commands import evaluate
 from dreamfusion.commands import train as train_command
 from dreamfusion.commands.finished import load_view
-from dreamfusion.config_files import load_config
+from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import CollapseError
 from dreamfusion.evaluation import text_scores
 from dreamfusion.evaluation.r_precision import Retrieval
@@ -101,6 +102,30 @@ def test_a_batch_knows_its_runs_by_their_prompts(
     told = [line for line in answer.err.splitlines() if "is kept as it is" in line]
     assert ["a-red-duck" in told[0], "a-blue-cow" in told[1], len(told)] == [True, True, 2]
     assert all("without guidance.guidance_scale=3, and" in line for line in told)
+
+
+def test_a_start_by_number_and_a_key_set_twice_are_what_the_runs_were_made_with(
+    fresh_run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh = trimesh.creation.box((0.5, 0.5, 0.5))
+    for name in ("box.ply", "other.ply"):
+        mesh.export(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    config = fresh_run.config().model_copy(update={"init": str(tmp_path / "box.ply"), "seed": 7})
+    fresh_run.config_path.write_text(dump_config(config))
+
+    def told(*overrides: str) -> str:
+        request = evaluate.EvalRequest((), None, None, None, None, overrides, tmp_path / "outputs")
+        evaluate._tell_other_settings(request, fresh_run)
+        return capsys.readouterr().err
+
+    assert told("init=box.ply") == "" and told("init=box.ply", "seed=3", "seed=7") == ""
+    assert "without init=other.ply, and" in told("init=other.ply", "seed=7")
+    assert "without init=nothing, and" in told("init=nothing")
+    assert "without seed=8, and" in told("init=box.ply", "seed=8")
 
 
 def test_a_run_that_collapses_does_not_stop_the_batch_and_counts_as_a_miss(

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +32,8 @@ FAST = [
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    path = Path(__file__).parent.parent.parent / "scripts" / "make_posed_images.py"
-    spec = importlib.util.spec_from_file_location("make_posed_images", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(module_at: Call) -> Any:
+    return module_at("scripts/make_posed_images.py")
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,12 +23,8 @@ FILE = Path(__file__).parents[2] / "examples" / "baseline.py"
 
 
 @pytest.fixture(scope="module")
-def baseline() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("baseline", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def baseline(module_at: Callable[[str], ModuleType]) -> ModuleType:
+    return module_at("examples/baseline.py")
 
 
 @pytest.fixture(scope="module")

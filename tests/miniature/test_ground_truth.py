@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +156,14 @@ def test_the_same_words_mean_several_scenes_and_a_seed_one() -> None:
 # -------------------------------------------------------------------------------------------------- script
 
 
-def build_scene() -> Any:
-    path = Path(__file__).parent.parent.parent / "scripts" / "build_scene.py"
-    spec = importlib.util.spec_from_file_location("build_scene", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def build_scene(module_at: Callable[[str], Any]) -> Any:
+    return module_at("scripts/build_scene.py")
 
 
-def test_the_file_opens_as_closed_parts_in_their_colours(tmp_path: Path) -> None:
+def test_the_file_opens_as_closed_parts_in_their_colours(build_scene: Any, tmp_path: Path) -> None:
     path = tmp_path / "scene.glb"
-    assert build_scene().main([CAPTIONS[0], "--output", str(path), "--picture", str(tmp_path / "a.png")]) == 0
+    assert build_scene.main([CAPTIONS[0], "--output", str(path), "--picture", str(tmp_path / "a.png")]) == 0
     opened: Any = trimesh.load(path, force="mesh", process=False)
     parts = opened.split(only_watertight=False)
     world = open_world("core")
@@ -182,8 +178,10 @@ def test_the_file_opens_as_closed_parts_in_their_colours(tmp_path: Path) -> None
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_a_slip_in_the_words_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build_scene().main(["a peacock on a bord", "--output", str(tmp_path / "a.glb")]) == 10
+def test_a_slip_in_the_words_is_one_line(
+    build_scene: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build_scene.main(["a peacock on a bord", "--output", str(tmp_path / "a.glb")]) == 10
     told = capsys.readouterr().err
     assert told.startswith("error: the core world has no scene") and told.count("\n") == 1
     assert not list(tmp_path.iterdir())
