@@ -41,7 +41,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--meshes", type=Path, default=Path(".cache/meshes"), help="cache of scripts/fetch_training_meshes.py"
     )
-    parser.add_argument("--shards", type=int, default=20, help="training shards to render")
+    parser.add_argument(
+        "--shards",
+        type=int,
+        default=20,
+        help="training shards to render; the wide world adds a quarter as many of the core one",
+    )
     parser.add_argument("--shard-size", type=int, default=8192, help="pictures a shard")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0 is torch's own choice")

@@ -175,8 +175,10 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
 def _check_model(config: ExperimentConfig) -> None:
     from dreamfusion.guidance.models import find_model
 
-    find_model(config.guidance.model, True, config.guidance.single_file_config)
-    tell_unknown_words(config.prompt, *_readers(config))
+    readers = _readers(config)
+    if config.guidance.model in readers:
+        find_model(config.guidance.model, True, config.guidance.single_file_config)
+    tell_unknown_words(config.prompt, *readers)
 
 
 def _readers(config: ExperimentConfig) -> list[str]:

@@ -517,3 +517,19 @@ def test_lights_that_the_ball_moves_are_told(dreamfusion: Call, husk: Path) -> N
     # The embedded model's preset never shades, and the paper's range ends outside its ball.
     assert "light_distance ends" not in dreamfusion(*words, "miniature", "--set", "scene.radius=2").err
     assert "light_distance ends" not in dreamfusion(*words, "paper").err
+
+
+def test_a_model_that_reads_nothing_need_not_be_there(dreamfusion: Call, tmp_path: Path) -> None:
+    words = [
+        "train",
+        "a duck",
+        "--config",
+        "dream-fields",
+        "--model",
+        tmp_path / "gone",
+        "--device",
+        "cpu",
+        "--dry-run",
+    ]
+    assert dreamfusion(*words).code == 0
+    assert "gone" in (answer := dreamfusion(*words, "--set", "clip.sds_weight=1")).err and answer.code != 0

@@ -136,7 +136,7 @@ def run_world(plan: Plan) -> None:
     dataset.main([*own, "--shards", "1", "--split", "held_out"])
     if plan.world == "wide":
         first = ["--first", str(plan.first_shard + CORE_SHARDS_FROM)]
-        dataset.main([*common, *first, "--shards", str(plan.shards // 4)])
+        dataset.main([*common, *first, "--shards", str(max(1, plan.shards // 4))])
 
 
 def run_tokenizer(plan: Plan) -> CLIPTokenizer:
