@@ -303,7 +303,7 @@ def _frames_in(path: Path) -> int:
     if path.stat().st_size == 0:
         return 0
     try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0] or 0
     except RuntimeError:  # with all that ffmpeg printed
         return 0
 
