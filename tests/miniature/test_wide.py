@@ -343,14 +343,14 @@ def test_what_the_core_world_trains_on_is_not_held_out_of_the_wide_one(world: Wi
     assert colors and colors <= set(core_world.held_out_colors())
 
 
-def test_a_wide_training_sees_half_as_many_pictures_of_the_core_world(tmp_path: Path) -> None:
-    plan = Plan(work=tmp_path / "wide", world="wide", meshes=tmp_path, shards=2, shard_size=4)
+@pytest.mark.parametrize(("shards", "of_core"), [(1, 1), (8, 2)])
+def test_a_wide_training_sees_a_quarter_as_many_pictures_of_the_core_world(
+    tmp_path: Path, shards: int, of_core: int
+) -> None:
+    plan = Plan(work=tmp_path / "wide", world="wide", meshes=tmp_path, shards=shards, shard_size=4)
     stages.run_world(plan)
-    assert [path.name for path in plan.shard_paths("train")] == [
-        "train_00000.npz",
-        "train_00001.npz",
-        "train_01000.npz",
-    ]
-    own, core = (load_shard(plan.shard_paths("train")[index]) for index in (0, 2))
+    names = [path.name for path in plan.shard_paths("train")]
+    assert names == [f"train_{n:05d}.npz" for n in (*range(shards), *range(1000, 1000 + of_core))]
+    own, core = (load_shard(plan.shard_paths("train")[index]) for index in (0, shards))
     assert all(thing.mesh for spec in own.specs for thing in spec.things)
     assert not any(thing.mesh for spec in core.specs for thing in spec.things)

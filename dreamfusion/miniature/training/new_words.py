@@ -1,7 +1,7 @@
 """Words that a text tower meets for the first time start near those that a CLIP finds alike.
 
-A trained tower's words are several times as long as freshly drawn ones (here 1.3 to 0.23), its positions too: beside them all
-new nouns look the same, and it takes some hundred pictures of each until they do not.
+A trained tower's words are several times as long as freshly drawn ones (here 1.2 to 0.23), its positions too: beside them all
+new nouns look the same, and 52,000 pictures later they were 0.33 long.
 """
 
 from __future__ import annotations
