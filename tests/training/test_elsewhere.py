@@ -39,7 +39,7 @@ def test_the_device_notices_what_a_gpu_would(elsewhere: torch.device) -> None:
     assert torch.equal((2 * there).cpu(), 2 * there.cpu())
     assert there.device == elsewhere and (there * torch.ones(())).device == elsewhere
     with pytest.raises(RuntimeError, match="two devices"):
-        here + there
+        torch.add(here, there)
     with pytest.raises(RuntimeError, match="two devices"):
         here[torch.tensor([0, 1], device=elsewhere)]
     with pytest.raises(RuntimeError, match="generator"):
