@@ -53,6 +53,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--muon", action="store_true", help="Muon instead of AdamW, but for the autoencoder")
+    parser.add_argument(
+        "--fall",
+        type=float,
+        default=0.0,
+        help="last share of the budget in which the learning rate falls to nothing",
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="take in shards that --stage feed, in another process, makes ready meanwhile",
+    )
     parser.add_argument("--sheet-minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -76,12 +87,17 @@ def main(argv: list[str] | None = None) -> int:
             if stage not in RUNNERS:
                 raise DreamfusionError(f"no stage {stage!r}", expected=", ".join(RUNNERS))
         device = pick_device(options.device)
+        # Every step has the same shapes: worth a second's search for the fastest way.
+        torch.backends.cudnn.benchmark = True
         for stage in stages:
             minutes = options.minutes
             if minutes is None:
                 minutes = math.inf if options.steps else DEFAULT_MINUTES.get(stage, math.inf)
             budget = Budget(
-                minutes=minutes, steps=options.steps or math.inf, sheet_seconds=options.sheet_minutes * 60
+                minutes=minutes,
+                steps=options.steps or math.inf,
+                sheet_seconds=options.sheet_minutes * 60,
+                fall=options.fall,
             )
             say(f"stage {stage} on {device}")
             RUNNERS[stage](
@@ -98,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
                     batch_size=options.batch_size,
                     learning_rate=options.learning_rate,
                     muon=options.muon,
+                    follow=options.follow,
                     package=options.package or PACKAGE,
                     world=options.world,
                     meshes=options.meshes,

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +312,8 @@ def _joined(noun: ObjectNoun, meshes: tuple[str, ...], solid: WideNoun | None) -
     return replace(solid, variants=(SOLID, *meshes), flags=solid.flags | noun.flags, paint=noun.paint)
 
 
-@lru_cache(maxsize=256)
+# All of them: with room for a few, a third of a scene's time went into putting meshes together that had just been dropped.
+@cache
 def _mesh_body(store: MeshStore, mesh: str, flags: frozenset[str]) -> Body:
     return body_of_mesh(store.load(mesh), "holds" in flags, "shelters" in flags, "wears" in flags)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -174,8 +175,8 @@ def test_the_towers_text_weights_are_the_clips(work: Path) -> None:
 
 def test_fit_writes_a_checkpoint_when_asked_to_stop(work: Path, tmp_path: Path) -> None:
     class Interrupted(diffusion.DiffusionLearner):
-        def train_step(self) -> dict[str, float]:
-            figures = super().train_step()
+        def train_step(self, share: float = 1.0) -> dict[str, float | Tensor]:
+            figures = super().train_step(share)
             if self.step == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             return figures
@@ -214,6 +215,46 @@ def test_the_learning_rate_warms_up_and_falls_with_the_root() -> None:
     assert rates[9] == rates[100] == 2.0
     assert rates[400] == pytest.approx(1.0)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_rate_falls_in_a_line_over_the_last_share_of_whatever_ends_first() -> None:
+    budget = Budget(minutes=10, steps=1000, fall=0.4)
+    assert budget.rate(step=0, seconds=0.0) == budget.rate(step=600, seconds=360.0) == 1.0
+    assert budget.rate(step=800, seconds=0.0) == pytest.approx(0.5)
+    assert budget.rate(step=0, seconds=540.0) == pytest.approx(0.25)
+    assert budget.rate(step=900, seconds=540.0) == pytest.approx(0.25)
+    assert budget.rate(step=1000, seconds=0.0) == budget.rate(step=0, seconds=700.0) == 0.0
+    assert Budget(minutes=10, steps=1000).rate(step=999, seconds=599.0) == 1.0
+    assert Budget(fall=0.4).rate(step=10**6, seconds=1e6) == 1.0
+
+
+def test_a_fallen_rate_moves_the_weights_by_its_share(work: Path) -> None:
+    def moved(share: float) -> Tensor:
+        learner = stages.diffusion_learner(tiny_plan(work))
+        before = learner.unet.conv_in.weight.detach().clone()
+        learner.train_step(share)
+        return learner.unet.conv_in.weight.detach() - before
+
+    whole = moved(1.0)
+    assert whole.abs().max() > 0
+    torch.testing.assert_close(moved(0.25), 0.25 * whole, rtol=1e-3, atol=1e-8)
+    assert moved(0.0).abs().max() == 0
+
+
+def test_fit_lets_the_rate_fall_to_nothing(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    shares: list[float] = []
+    monkeypatch.setattr(learner, "train_step", lambda share: shares.append(share) or step_on(learner))
+    monkeypatch.setattr(stages, "say", lambda text: None)
+    fit(learner, tmp_path / "c.safetensors", Budget(steps=10, fall=0.5), lambda text: None)
+    assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
+
+
+def step_on(learner: Learner) -> dict[str, float]:
+    learner.step += 1
+    return {}
 
 
 def test_the_average_of_a_line_lags_by_a_fixed_share() -> None:
@@ -327,6 +368,78 @@ def test_pairs_are_shown_more_often_and_those_near_the_first_prompt_most_of_all(
     assert weights.tolist() == list(scenes.values())
 
 
+def test_indices_are_drawn_as_often_as_their_weights_say() -> None:
+    weights = torch.tensor([1.0, 0.0, 2.0, 5.0])
+    drawn = diffusion.weighted_indices(weights, 80_000, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=4) / 80_000
+    torch.testing.assert_close(shares, weights / 8, atol=0.006, rtol=0.0)
+
+
+def test_millions_of_pictures_are_drawn_evenly_to_the_last() -> None:
+    # Float32 sums to 16,777,216 and no further: every index after that would be the last one or never come.
+    weights = torch.full((20_000_000,), 1.0)
+    drawn = diffusion.weighted_indices(weights, 20_000, torch.Generator().manual_seed(0))
+    late = (drawn >= 18_000_000).float().mean()
+    assert float(late) == pytest.approx(0.1, abs=0.01)
+    assert len(drawn[drawn >= 18_000_000].unique()) > 1900
+
+
+# ------------------------------------------------------------------------------------------- following a world
+
+
+def grown(work: Path, folder: Path) -> Plan:
+    """A copy of the work folder with another shard, which nobody has made ready yet."""
+    shutil.copytree(work, folder)
+    make_shard(folder / "shards" / "train_00001.npz", seed=1, count=8)
+    return replace(tiny_plan(folder), follow=True)
+
+
+def test_a_training_that_follows_takes_in_what_has_been_made_ready(work: Path, tmp_path: Path) -> None:
+    plan = grown(work, tmp_path / "work")
+    learner, clip = stages.diffusion_learner(plan), stages.clip_learner(plan)
+    assert learner.take_in and clip.take_in
+    learner.take_in()
+    clip.take_in()
+    assert learner.latents is not None and clip.pictures is not None
+    assert len(learner.latents) == len(clip.pictures) == 12
+    first = learner.latents.clone()
+    # Captions alone are enough for a CLIP; the denoiser needs latents too.
+    stages.run_texts(plan)
+    learner.take_in()
+    clip.take_in()
+    assert len(learner.latents) == 12 and len(clip.pictures) == 20
+    stages.run_latents(plan)
+    for _ in range(2):
+        learner.take_in()
+        clip.take_in()
+    assert learner.texts is not None and learner.weights is not None and clip.texts is not None
+    assert len(learner.latents) == len(learner.texts) == len(learner.weights) == len(clip.texts) == 20
+    assert torch.equal(learner.latents[:12], first)
+    whole = stages.diffusion_learner(replace(plan, follow=False))
+    assert whole.take_in is None and whole.latents is not None and whole.weights is not None
+    assert torch.equal(learner.latents, whole.latents) and torch.equal(learner.weights, whole.weights)
+    images = load_pictures(plan.shard_paths("train")).images
+    assert torch.equal(clip.pictures.images, images)
+
+
+def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    looked: list[int] = []
+    learner.take_in = lambda: looked.append(learner.step)
+    fit(learner, tmp_path / "c.safetensors", Budget(steps=3, take_in_seconds=0.0), lambda text: None)
+    assert looked == [1, 2, 3]
+
+
+def test_feeding_makes_captions_and_latents_until_its_time_is_over(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "FEED_SECONDS", 0.0)
+    plan = grown(work, tmp_path / "work")
+    stages.run_feed(replace(plan, budget=Budget(minutes=1e-6)))
+    assert (plan.work / "latents" / "train_00001.safetensors").exists()
+    assert (plan.work / "texts" / "train_00001.safetensors").exists()
+
+
 def test_samples_depend_on_their_own_noise_only(work: Path) -> None:
     learner = stages.diffusion_learner(tiny_plan(work))
     learner.modules.eval()
@@ -390,17 +503,22 @@ def test_another_autoencoder_has_its_own_scale_and_encodes_anew(work: Path, tmp_
     stages.freeze_autoencoder(plan, learner)
     stages.run_latents(plan)
     # Unit spread is what the denoiser learns on, and what Stable Diffusion's pipeline divides by again.
-    scaled, _ = stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
+    scaled = trained_on(plan)
     assert float(scaled.float().std()) == pytest.approx(1.0, abs=0.02)
     assert abs(stages.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
     with torch.no_grad():
         learner.ema.average[0].mul_(1.5)
     stages.freeze_autoencoder(plan, learner)
     with pytest.raises(DreamfusionError, match="stage 'latents'"):
-        stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
+        trained_on(plan)
     stages.run_latents(plan)
-    again, _ = stages._scaled_latents(plan, stages.frozen_autoencoder(plan), "train")
-    assert not torch.equal(again, scaled)
+    assert not torch.equal(trained_on(plan), scaled)
+
+
+def trained_on(plan: Plan) -> Tensor:
+    latents = stages.diffusion_learner(plan).latents
+    assert latents is not None
+    return latents
 
 
 def test_the_pull_of_the_latents_is_the_divergence_from_a_unit_normal(work: Path) -> None:

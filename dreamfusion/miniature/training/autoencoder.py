@@ -43,7 +43,7 @@ class AutoencoderLearner(Learner):
     def model(self) -> AutoencoderKL:
         return self.modules["vae"]  # pyright: ignore[reportReturnType]
 
-    def loss(self) -> tuple[Tensor, dict[str, float]]:
+    def loss(self) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert self.pictures is not None
         generator = step_generator(self.seed, self.step, device=self.device)
         indices = draw_indices(len(self.pictures), self.batch_size, generator)

@@ -18,7 +18,7 @@ from dreamfusion.miniature.lexicon import Lexicon, core
 from dreamfusion.miniature.training.data import Pictures, draw_indices, to_model
 from dreamfusion.miniature.training.labels import HEADS, wrong_by_one
 from dreamfusion.miniature.training.loop import Learner, step_generator
-from dreamfusion.miniature.training.texts import VARIANTS, Texts
+from dreamfusion.miniature.training.texts import VARIANTS, Texts, joined
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder
 
 MAX_LOGIT_SCALE = 50.0
@@ -104,7 +104,13 @@ class ContrastiveLearner(Learner):
         pooled = self.model.text_model(ids).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=-1)
 
-    def loss(self) -> tuple[Tensor, dict[str, float]]:
+    def add(self, pictures: Pictures, texts: Texts) -> None:
+        """More pictures to learn from."""
+        if self.pictures is not None and self.texts is not None:
+            pictures, texts = self.pictures.and_these(pictures), joined([self.texts, texts])
+        self.pictures, self.texts = pictures, texts
+
+    def loss(self) -> tuple[Tensor, dict[str, float | Tensor]]:
         assert self.pictures is not None and self.texts is not None
         generator = step_generator(self.seed, self.step, device=self.device)
         indices = draw_indices(len(self.pictures), self.batch_size, generator)
@@ -121,7 +127,7 @@ class ContrastiveLearner(Learner):
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         logits = scale * features @ text_features.t()
         right = (logits.detach().argmax(1) == torch.arange(len(logits), device=self.device)).float().mean()
-        figures = {"top1": float(right), "told": float(told.detach()), "scale": float(scale.detach())}
+        figures: dict[str, float | Tensor] = {"top1": right, "told": told.detach(), "scale": scale.detach()}
         return contrastive_loss(logits, same) + HEADS_WEIGHT * told, figures
 
     def told_loss(self, pooled: Float[Tensor, "b width"], wanted: Int[Tensor, "b heads"]) -> Tensor:

@@ -28,6 +28,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.specs)
 
+    def and_these(self, others: Pictures) -> Pictures:
+        """Both, one after the other."""
+        images = torch.cat([self.images, others.images.to(self.images.device)])
+        return Pictures(images, [*self.specs, *others.specs], [*self.views, *others.views])
+
     def plain_captions(self, indices: Sequence[int], with_view: bool = False) -> list[str]:
         """The canonical caption of each picture."""
         return [

@@ -60,7 +60,7 @@ def export_pipeline(
             feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(made, safe_serialization=True)
+        pipeline.save_pretrained(made, safe_serialization=True, max_shard_size=FILE_LIMIT)
         shutil.rmtree(made / "tokenizer")
         copy_tokenizer(tokenizer, made / "tokenizer")
         _tidy_config(made / "model_index.json")

@@ -105,6 +105,8 @@ class Learner(ABC):
     betas: tuple[float, float] = (0.9, 0.99)
     muon: bool = False
     step: int = 0
+    # Called now and then while it trains: gives it what has been rendered since.
+    take_in: Callable[[], None] | None = None
     ema: Ema = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
 
@@ -135,8 +137,11 @@ class Learner(ABC):
             self.optimizer = torch.optim.AdamW(groups, lr=self.base_lr, betas=self.betas, foreach=True)
 
     @abstractmethod
-    def loss(self) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the step that comes now, and figures to log; random draws depend on (seed, step) only."""
+    def loss(self) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """The loss of the step that comes now, and figures to log; random draws depend on (seed, step) only.
+
+        The figures stay on the device: a GPU that is asked for a number has to finish first.
+        """
 
     def evaluate(self) -> dict[str, float]:
         """Figures on held-out data, with the averaged weights; nothing by default."""
@@ -159,13 +164,13 @@ class Learner(ABC):
         """On a CPU plain matrix products: its flash kernel's backward pass took a fifth of a denoiser's step."""
         return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
 
-    def train_step(self) -> dict[str, float]:
-        """One optimiser step; a step whose gradient is not finite changes no weight and is counted."""
+    def train_step(self, share: float = 1.0) -> dict[str, float | Tensor]:
+        """One optimiser step at `share` of the rate; one whose gradient is not finite changes no weight and is counted."""
         with self.attention():
             loss, figures = self.loss()
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-        lr = learning_rate(self.step, self.base_lr, self.warmup, self.lr_reference)
+        lr = share * learning_rate(self.step, self.base_lr, self.warmup, self.lr_reference)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         finite = bool(torch.isfinite(norm))
@@ -175,8 +180,8 @@ class Learner(ABC):
         self.step += 1
         self.ema.update(self.step)
         return {
-            "loss": float(loss.detach()),
-            "gradient": float(norm),
+            "loss": loss.detach(),
+            "gradient": norm,
             "skipped": float(not finite),
             **figures,
         }
@@ -242,13 +247,23 @@ class Learner(ABC):
 
 @dataclass(frozen=True)
 class Budget:
-    """When a stage ends and how often it reports; whichever of the two limits comes first ends it."""
+    """When a stage ends and how often it reports; whichever of the two limits comes first ends it.
+
+    Over the last share `fall` of it the learning rate falls to nothing, in a line.
+    """
 
     minutes: int | float = math.inf
     steps: int | float = math.inf
+    fall: float = 0.0
     log_every: int = 50
     checkpoint_seconds: float = 150.0
     sheet_seconds: float = 600.0
+    take_in_seconds: float = 20.0
+
+    def rate(self, step: int, seconds: float) -> float:
+        """The share of the learning rate after `step` steps and `seconds` of this run."""
+        left = min(1.0 - seconds / (60 * self.minutes), 1.0 - step / self.steps)
+        return min(1.0, max(left, 0.0) / self.fall) if self.fall else 1.0
 
 
 def fit(learner: Learner, checkpoint: Path, budget: Budget, say: Callable[[str], None]) -> None:
@@ -258,18 +273,23 @@ def fit(learner: Learner, checkpoint: Path, budget: Budget, say: Callable[[str],
     if checkpoint.exists():
         learner.load(checkpoint)
         say(f"resumed {checkpoint.name} at step {learner.step}")
-    started = last_log = last_save = last_sheet = time.monotonic()
+    started = last_log = last_save = last_sheet = last_look = now = time.monotonic()
     first_step = last_step = learner.step
-    sums: dict[str, float] = {}
+    sums: dict[str, float | Tensor] = {}
     with Stopping() as stopping:
         while not stopping.asked and learner.step < budget.steps:
-            for name, value in learner.train_step().items():
+            for name, value in learner.train_step(budget.rate(learner.step, now - started)).items():
                 sums[name] = sums.get(name, 0.0) + value
             now = time.monotonic()
+            if learner.take_in and now - last_look > budget.take_in_seconds:
+                learner.take_in()
+                last_look = now
             done = now - started > budget.minutes * 60
             if learner.step % budget.log_every == 0:
                 steps = learner.step - last_step
-                figures = " ".join(f"{k} {v / steps:.4g}" for k, v in sums.items() if k != "skipped" or v)
+                figures = " ".join(
+                    f"{k} {float(v) / steps:.4g}" for k, v in sums.items() if k != "skipped" or v
+                )
                 rate = steps * learner.batch_size / max(now - last_log, 1e-9)
                 left = _minutes_left(learner.step, first_step, now - started, budget)
                 say(f"step {learner.step} {figures} | {rate:.1f} img/s, {left}")

@@ -28,20 +28,20 @@ class Sizes:
     """Widths and depths; the defaults are what is shipped, tests use smaller ones."""
 
     autoencoder_channels: tuple[int, ...] = (16, 32, 64)
-    unet_channels: tuple[int, ...] = (64, 128, 128)
-    unet_heads: tuple[int, ...] = (1, 1, 2)
+    unet_channels: tuple[int, ...] = (128, 192, 192)
+    unet_heads: tuple[int, ...] = (1, 2, 2)
     unet_attention: tuple[bool, ...] = (False, True, True)
     unet_groups: int = 8
     unet_pooling_heads: int = 4
-    text_width: int = 128
-    text_layers: int = 3
-    text_heads: int = 2
-    clip_width: int = 128
-    clip_layers: int = 4
+    text_width: int = 256
+    text_layers: int = 4
+    text_heads: int = 4
+    clip_width: int = 192
+    clip_layers: int = 5
     clip_heads: int = 4
     clip_patch: int = 8
     clip_text_layers: int = 3
-    clip_projection: int = 128
+    clip_projection: int = 192
 
 
 @contextmanager

@@ -65,13 +65,13 @@ class Muon(torch.optim.Optimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in moved:
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+            if not moved:
+                continue
+            torch._foreach_mul_(moved, 1.0 - group["lr"] * group["weight_decay"])
             if group["matrices"]:
                 self._matrix_steps(moved, group)
             else:
-                for parameter in moved:
-                    self._adam_step(parameter, group)
+                self._adam_steps(moved, group)
 
     def _matrix_steps(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         # Matrices of one shape are moved together: a GPU takes as long to be told of one as to move ten.
@@ -92,14 +92,22 @@ class Muon(torch.optim.Optimizer):
         state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
         return gradient.lerp(state["momentum"], group["momentum"])
 
-    def _adam_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        (first, second), count = group["betas"], state["step"].add_(1)
-        state["exp_avg"].lerp_(gradient, 1.0 - first)
-        state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - second)
-        spread = (state["exp_avg_sq"] / (1.0 - second ** float(count))).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(state["exp_avg"], spread, value=-group["lr"] / (1.0 - first ** float(count)))
+    def _adam_steps(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        # All of them in one go: a GPU takes as long to be told of one as to move hundreds.
+        first, second = group["betas"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        states = [self.state[parameter] for parameter in parameters]
+        counts = [float(state["step"].add_(1)) for state in states]
+        means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        torch._foreach_lerp_(means, gradients, 1.0 - first)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1.0 - second)
+        spreads = list(torch._foreach_div(squares, [1.0 - second**count for count in counts]))
+        torch._foreach_sqrt_(spreads)
+        torch._foreach_add_(spreads, group["eps"])
+        rates = [-group["lr"] / (1.0 - first**count) for count in counts]
+        torch._foreach_addcdiv_(list[Tensor](parameters), means, spreads, rates)

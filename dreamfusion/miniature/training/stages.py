@@ -44,12 +44,14 @@ from dreamfusion.miniature.training.models import (
     take_over,
 )
 from dreamfusion.miniature.training.new_words import place_new_words
+from dreamfusion.miniature.training.stopping import Stopping
 from dreamfusion.miniature.training.texts import Texts, is_made, load_texts, tokenizer_digest, write_texts
 from dreamfusion.miniature.training.tokenizer import CaptionEncoder, copy_tokenizer, knows, write_tokenizer
 from dreamfusion.miniature.training.widening import widen
 
 STAGES = ("world", "tokenizer", "texts", "autoencoder", "latents", "clip", "diffusion", "export")
 LATENT_STATISTICS_PICTURES = 2048
+FEED_SECONDS = 2.0
 # Of the judge's pictures and of its draws; far from all that the other stages use.
 JUDGE_FIRST_SHARD, JUDGE_SEED = 10_000, 1_000
 # Number of the first shard of the core world among those of the wide one.
@@ -76,6 +78,7 @@ class Plan:
     batch_size: int | None = None
     learning_rate: float | None = None
     muon: bool = False
+    follow: bool = False
     package: Path = export.PACKAGE
     clip_folder: str = export.CLIP_FOLDER
     world: str = "core"
@@ -156,7 +159,7 @@ def run_texts(plan: Plan) -> None:
     """Writes the captions of every shard that has none of this tokenizer's, `workers` shards at a time."""
     run_tokenizer(plan)
     jobs = _unwritten_texts(plan, plan.shard_paths("held_out") + plan.shard_paths("train"))
-    if plan.workers == 1:
+    if plan.workers == 1 or len(jobs) < 2:
         for job in jobs:
             say(f"captions of {write_texts(*job).stem}")
         return
@@ -185,9 +188,9 @@ def _texts_of(plan: Plan, shards: Sequence[Path]) -> Texts:
     return load_texts([_texts_path(plan, shard) for shard in shards]).to(plan.device)
 
 
-def _loaded(plan: Plan, split: str) -> Pictures:
-    pictures = load_pictures(plan.shard_paths(split))
-    say(f"{len(pictures)} {split} pictures")
+def _loaded(plan: Plan, shards: Sequence[Path]) -> Pictures:
+    pictures = load_pictures(shards)
+    say(f"{len(pictures)} pictures of {len(shards)} shards, the first is {shards[0].stem}")
     return replace(pictures, images=pictures.images.to(plan.device))
 
 
@@ -208,8 +211,8 @@ def autoencoder_learner(plan: Plan, with_data: bool = True) -> AutoencoderLearne
         base_lr=plan.learning_rate or 1.2e-3,
         warmup=60,
         lr_reference=400,
-        pictures=_loaded(plan, "train") if with_data else None,
-        held_out=_loaded(plan, "held_out") if with_data else None,
+        pictures=_loaded(plan, plan.shard_paths("train")) if with_data else None,
+        held_out=_loaded(plan, plan.shard_paths("held_out")) if with_data else None,
     )
 
 
@@ -259,16 +262,26 @@ def _digest(vae: AutoencoderKL) -> str:
     return digest.hexdigest()[:16]
 
 
+def _latents_path(plan: Plan, shard: Path) -> Path:
+    return plan.work / "latents" / f"{shard.stem}.safetensors"
+
+
+def _is_encoded(plan: Plan, digest: str, shard: Path) -> bool:
+    path = _latents_path(plan, shard)
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return file.metadata().get("vae") == digest
+
+
 def run_latents(plan: Plan) -> None:
     """Encodes the shards that this autoencoder has not encoded yet; float16 means, unscaled."""
     vae = frozen_autoencoder(plan)
     digest = _digest(vae)
     for shard in plan.shard_paths("held_out") + plan.shard_paths("train"):
-        target = plan.work / "latents" / f"{shard.stem}.safetensors"
-        if target.exists():
-            with safe_open(target, "pt") as file:
-                if file.metadata().get("vae") == digest:
-                    continue
+        target = _latents_path(plan, shard)
+        if _is_encoded(plan, digest, shard):
+            continue
         latents = encode_pictures(vae, load_pictures([shard]), plan.device)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
@@ -277,24 +290,47 @@ def run_latents(plan: Plan) -> None:
         say(f"encoded {shard.stem}: {len(latents)}")
 
 
-def _scaled_latents(plan: Plan, vae: AutoencoderKL, split: str) -> tuple[Tensor, list[Path]]:
-    """Latents of all encoded shards of a split, scaled, on the device, and those shards."""
-    digest, parts, shards = _digest(vae), [], []
-    for shard in plan.shard_paths(split):
-        path = plan.work / "latents" / f"{shard.stem}.safetensors"
-        if not path.exists():
-            continue
-        with safe_open(path, "pt") as file:
-            if file.metadata().get("vae") != digest:
-                continue
-        parts.append(load_file(path)["latents"])
-        shards.append(shard)
-    if not parts:
+def _encoded(plan: Plan, digest: str, split: str) -> list[Path]:
+    """The shards of a split whose latents of this autoencoder are there."""
+    shards = [shard for shard in plan.shard_paths(split) if _is_encoded(plan, digest, shard)]
+    if not shards:
         raise DreamfusionError(
             f"no {split} latents of this autoencoder", hint="run the stage 'latents' first"
         )
+    return shards
+
+
+def _scaled_latents(plan: Plan, vae: AutoencoderKL, shards: Sequence[Path]) -> Tensor:
+    """Latents of the shards, scaled, on the device."""
+    parts = [load_file(_latents_path(plan, shard))["latents"] for shard in shards]
     scale = float(vae.config["scaling_factor"])
-    return (torch.cat(parts).float() * scale).half().to(plan.device), shards
+    return (torch.cat(parts).float() * scale).half().to(plan.device)
+
+
+def _start(
+    plan: Plan,
+    learner: Learner,
+    shards: Sequence[Path],
+    is_ready: Callable[[Path], bool],
+    add: Callable[[Sequence[Path]], None],
+) -> None:
+    """Adds the training shards, or, in a plan that follows, those that are ready, and the others when they are.
+
+    A training that follows depends on when its shards come: it is not the same twice.
+    """
+    if not plan.follow:
+        add(shards)
+        return
+    taken: set[Path] = set()
+
+    def take_in() -> None:
+        new = [shard for shard in plan.shard_paths("train") if shard not in taken and is_ready(shard)]
+        if new:
+            add(new)
+            taken.update(new)
+
+    take_in()
+    learner.take_in = take_in
 
 
 def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
@@ -307,7 +343,7 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
             old = CLIPModel.from_pretrained(shipped, dtype=torch.float32)
             take_over(clip, old, tokenizer.get_vocab(), CLIPTokenizer.from_pretrained(shipped).get_vocab())
         modules = contrastive_modules(clip, lexicon(plan.world))
-    return ContrastiveLearner(
+    learner = ContrastiveLearner(
         modules,
         plan.device,
         seed=plan.seed + 1,
@@ -317,12 +353,19 @@ def clip_learner(plan: Plan, with_data: bool = True) -> ContrastiveLearner:
         lr_reference=3000,
         weight_decay=0.05,
         muon=plan.muon,
-        pictures=_loaded(plan, "train") if with_data else None,
-        texts=_texts_of(plan, plan.shard_paths("train")) if with_data else None,
-        held_out=_loaded(plan, "held_out") if with_data else None,
+        held_out=_loaded(plan, plan.shard_paths("held_out")) if with_data else None,
         encode_captions=CaptionEncoder(tokenizer),
         lexicon=lexicon(plan.world),
     )
+
+    def add(shards: Sequence[Path]) -> None:
+        learner.add(_loaded(plan, shards), _texts_of(plan, shards))
+
+    if with_data:
+        _start(
+            plan, learner, plan.shard_paths("train"), lambda shard: not _unwritten_texts(plan, [shard]), add
+        )
+    return learner
 
 
 def run_clip(plan: Plan) -> None:
@@ -348,6 +391,18 @@ def judge_plan(plan: Plan) -> Plan:
         plaster=JUDGE_PLASTER,
         sky=True,
     )
+
+
+def run_feed(plan: Plan) -> None:
+    """Captions and latents of the shards that other processes render, as they come, for trainings that follow."""
+    started = time.monotonic()
+    with Stopping() as stopping:
+        while True:
+            run_texts(plan)
+            run_latents(plan)
+            if stopping.asked or time.monotonic() - started > plan.budget.minutes * 60:
+                return
+            time.sleep(FEED_SECONDS)
 
 
 def run_judge(plan: Plan) -> None:
@@ -427,14 +482,25 @@ def diffusion_learner(plan: Plan, with_data: bool = True) -> DiffusionLearner:
         vae=vae,
     )
     if with_data:
-        learner.latents, shards = _scaled_latents(plan, vae, "train")
-        learner.texts = _texts_of(plan, shards)
-        learner.weights = picture_weights(learner.texts.labels, list(lexicon(plan.world).nouns))
-        learner.held_out_latents, shards = _scaled_latents(plan, vae, "held_out")
-        learner.held_out = load_pictures(shards)
-        spread = float(learner.latents[:4096].float().std())
-        say(f"{len(learner.latents)} latents, spread {spread:.3f}; {len(learner.held_out)} held out")
+        _give_data(plan, learner, vae)
     return learner
+
+
+def _give_data(plan: Plan, learner: DiffusionLearner, vae: AutoencoderKL) -> None:
+    digest = _digest(vae)
+
+    def add(shards: Sequence[Path]) -> None:
+        latents, texts = _scaled_latents(plan, vae, shards), _texts_of(plan, shards)
+        learner.add(latents, texts, picture_weights(texts.labels, list(lexicon(plan.world).nouns)))
+        spread = float(latents[:4096].float().std())
+        say(f"{len(latents)} latents more, spread {spread:.3f}")
+
+    def is_ready(shard: Path) -> bool:
+        return _is_encoded(plan, digest, shard) and not _unwritten_texts(plan, [shard])
+
+    _start(plan, learner, _encoded(plan, digest, "train"), is_ready, add)
+    shards = _encoded(plan, digest, "held_out")
+    learner.held_out_latents, learner.held_out = _scaled_latents(plan, vae, shards), load_pictures(shards)
 
 
 def run_diffusion(plan: Plan) -> None:
@@ -493,5 +559,6 @@ RUNNERS: dict[str, Callable[[Plan], object]] = {
     "clip": run_clip,
     "diffusion": run_diffusion,
     "judge": run_judge,
+    "feed": run_feed,
     "export": run_export,
 }

@@ -126,5 +126,11 @@ def write_texts(shard: Path, tokenizer: Path, target: Path, world: str = "core")
 
 def load_texts(paths: Sequence[Path]) -> Texts:
     """Reads what `write_texts` wrote, in the given order."""
-    parts = [load_file(path) for path in paths]
-    return Texts(**{field.name: torch.cat([part[field.name] for part in parts]) for field in fields(Texts)})
+    return joined([Texts(**load_file(path)) for path in paths])
+
+
+def joined(parts: Sequence[Texts]) -> Texts:
+    """One after the other."""
+    return Texts(
+        **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Texts)}
+    )
