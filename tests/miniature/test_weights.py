@@ -11,10 +11,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from transformers import CLIPModel, CLIPTokenizer
 
-from dreamfusion.miniature import captions, vocabulary
+from dreamfusion.miniature import vocabulary
+from dreamfusion.miniature.lexicon import core, lexicon
 from dreamfusion.miniature.training.export import FILE_LIMIT, PACKAGE, TOTAL_LIMIT, shipped_sizes
 
-STABLE_DIFFUSION, CLIP = PACKAGE / "stable-diffusion", PACKAGE / "clip"
+STABLE_DIFFUSION, CLIP, JUDGE = PACKAGE / "stable-diffusion", PACKAGE / "clip", PACKAGE / "judge"
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,14 @@ def pipeline() -> StableDiffusionPipeline:
 
 def test_sizes_are_within_the_limits() -> None:
     sizes = shipped_sizes()
-    shipped = {
-        "clip/model.safetensors",
-        "stable-diffusion/text_encoder/model.safetensors",
-        "stable-diffusion/unet/diffusion_pytorch_model.safetensors",
-        "stable-diffusion/vae/diffusion_pytorch_model.safetensors",
-    }
-    # The judge is shipped once it has been trained.
-    assert set(sizes) - {"judge/model.safetensors"} == shipped
+    parts = (
+        "stable-diffusion/text_encoder",
+        "stable-diffusion/unet",
+        "stable-diffusion/vae",
+        "clip",
+        "judge",
+    )
+    assert {str(Path(name).parent) for name in sizes} == set(parts)
     assert max(sizes.values()) <= FILE_LIMIT == 16 * 2**20
     assert sum(sizes.values()) <= TOTAL_LIMIT == 60 * 10**6
 
@@ -57,9 +58,10 @@ def test_nothing_pickled_is_shipped() -> None:
 def test_no_key_is_missing_or_left_over(pipeline: StableDiffusionPipeline) -> None:
     parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
     for name, module in parts.items():
-        (path,) = (STABLE_DIFFUSION / name).glob("*.safetensors")
-        with safe_open(path, "pt") as file:
-            stored = {key.removeprefix("text_model.") for key in file.keys()}  # noqa: SIM118
+        stored: set[str] = set()
+        for path in (STABLE_DIFFUSION / name).glob("*.safetensors"):
+            with safe_open(path, "pt") as file:
+                stored |= {key.removeprefix("text_model.") for key in file.keys()}  # noqa: SIM118
         own = {key.removeprefix("text_model.") for key in module.state_dict() if "position_ids" not in key}
         assert stored == own, name
         assert module.dtype == torch.float32
@@ -97,21 +99,25 @@ def test_latents_have_about_unit_spread(pipeline: StableDiffusionPipeline, tmp_p
 
 def test_the_tokenizers_are_the_same_and_know_every_word() -> None:
     ours = CLIPTokenizer.from_pretrained(STABLE_DIFFUSION / "tokenizer")
-    judges = CLIPTokenizer.from_pretrained(CLIP)
-    assert ours.get_vocab() == judges.get_vocab()
+    for folder in (CLIP, JUDGE):
+        assert ours.get_vocab() == CLIPTokenizer.from_pretrained(folder).get_vocab()
     assert ours.model_max_length == 24
-    for word in captions.vocabulary():
+    for word in lexicon("wide").vocabulary():
         assert len(ours(word, add_special_tokens=False).input_ids) == (2 if word == "3d" else 1), word
 
 
 def test_the_word_list_is_the_worlds() -> None:
     content = json.loads((PACKAGE / "vocabulary.json").read_text())
-    assert tuple(content["words"]) == captions.vocabulary()
-    assert vocabulary.unknown_words("a red peacock on a surfboard") == {}
+    words = lexicon("wide")
+    assert tuple(content["words"]) == words.vocabulary()
+    assert list(content["nouns"]) == list(words.nouns) and len(content["nouns"]) >= 400
+    assert set(core().vocabulary()) <= set(content["words"])
+    assert vocabulary.unknown_words("a red peacock on a surfboard in a wardrobe") == {}
 
 
-def test_the_judge_loads_as_float32() -> None:
-    clip = CLIPModel.from_pretrained(CLIP)
+@pytest.mark.parametrize("folder", [CLIP, JUDGE])
+def test_the_clips_load_as_float32(folder: Path) -> None:
+    clip = CLIPModel.from_pretrained(folder)
     assert clip.dtype == torch.float32
-    preprocessing = json.loads((CLIP / "preprocessor_config.json").read_text())
+    preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
     assert preprocessing["image_mean"] == [0.5] * 3 and preprocessing["size"] == {"shortest_edge": 64}
