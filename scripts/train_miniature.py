@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     from dreamfusion.errors import DreamfusionError
     from dreamfusion.miniature.training.export import PACKAGE
     from dreamfusion.miniature.training.loop import Budget
-    from dreamfusion.miniature.training.stages import RUNNERS, STAGES, Plan, pick_device, say
+    from dreamfusion.miniature.training.plan import Plan, pick_device, say
+    from dreamfusion.miniature.training.stages import RUNNERS, STAGES
 
     if options.threads:
         torch.set_num_threads(options.threads)

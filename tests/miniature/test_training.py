@@ -19,14 +19,14 @@ from dreamfusion.guidance.clip import load_clip
 from dreamfusion.miniature.captions import vocabulary
 from dreamfusion.miniature.dataset import make_shard
 from dreamfusion.miniature.lexicon import core
-from dreamfusion.miniature.training import diffusion, loop, stages
+from dreamfusion.miniature.training import diffusion, loop, shards, stages
 from dreamfusion.miniature.training.autoencoder import edges
 from dreamfusion.miniature.training.contrastive import augment, contrastive_loss
 from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_bytes, to_model
 from dreamfusion.miniature.training.labels import labels
 from dreamfusion.miniature.training.loop import Averaged, Budget, Ema, Learner, fit, learning_rate
 from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_scheduler, seeded
-from dreamfusion.miniature.training.stages import Plan
+from dreamfusion.miniature.training.plan import Plan, judge_plan, pick_device
 from dreamfusion.miniature.training.tokenizer import write_tokenizer
 from dreamfusion.miniature.world import SceneSpec, Thing
 
@@ -57,8 +57,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_shard(folder / "shards" / f"{split}_00000.npz", seed=0, count=12, split=split)
     with seeded(0):
         make_autoencoder(TINY).save_pretrained(folder / "vae")
-    stages.run_latents(Plan(work=folder, sizes=TINY))
-    stages.run_texts(tiny_plan(folder))
+    shards.run_latents(Plan(work=folder, sizes=TINY))
+    shards.run_texts(tiny_plan(folder))
     return folder
 
 
@@ -247,7 +247,6 @@ def test_fit_lets_the_rate_fall_to_nothing(
     learner = stages.diffusion_learner(tiny_plan(work))
     shares: list[float] = []
     monkeypatch.setattr(learner, "train_step", lambda share: shares.append(share) or step_on(learner))
-    monkeypatch.setattr(stages, "say", lambda text: None)
     fit(learner, tmp_path / "c.safetensors", Budget(steps=10, fall=0.5), lambda text: None)
     assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
 
@@ -404,11 +403,11 @@ def test_a_training_that_follows_takes_in_what_has_been_made_ready(work: Path, t
     assert len(learner.latents) == len(clip.pictures) == 12
     first = learner.latents.clone()
     # Captions alone are enough for a CLIP; the denoiser needs latents too.
-    stages.run_texts(plan)
+    shards.run_texts(plan)
     learner.take_in()
     clip.take_in()
     assert len(learner.latents) == 12 and len(clip.pictures) == 20
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     for _ in range(2):
         learner.take_in()
         clip.take_in()
@@ -433,9 +432,9 @@ def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> 
 def test_feeding_makes_captions_and_latents_until_its_time_is_over(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "FEED_SECONDS", 0.0)
+    monkeypatch.setattr(shards, "FEED_SECONDS", 0.0)
     plan = grown(work, tmp_path / "work")
-    stages.run_feed(replace(plan, budget=Budget(minutes=1e-6)))
+    shards.run_feed(replace(plan, budget=Budget(minutes=1e-6)))
     assert (plan.work / "latents" / "train_00001.safetensors").exists()
     assert (plan.work / "texts" / "train_00001.safetensors").exists()
 
@@ -491,7 +490,7 @@ def test_latents_are_encoded_once_for_an_autoencoder(work: Path) -> None:
     plan = tiny_plan(work)
     path = work / "latents" / "train_00000.safetensors"
     before = path.stat().st_mtime_ns
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     assert path.stat().st_mtime_ns == before
 
 
@@ -501,17 +500,17 @@ def test_another_autoencoder_has_its_own_scale_and_encodes_anew(work: Path, tmp_
     plan = tiny_plan(tmp_path)
     learner = stages.autoencoder_learner(plan)
     stages.freeze_autoencoder(plan, learner)
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     # Unit spread is what the denoiser learns on, and what Stable Diffusion's pipeline divides by again.
     scaled = trained_on(plan)
     assert float(scaled.float().std()) == pytest.approx(1.0, abs=0.02)
-    assert abs(stages.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
+    assert abs(shards.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
     with torch.no_grad():
         learner.ema.average[0].mul_(1.5)
     stages.freeze_autoencoder(plan, learner)
     with pytest.raises(DreamfusionError, match="stage 'latents'"):
         trained_on(plan)
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     assert not torch.equal(trained_on(plan), scaled)
 
 
@@ -695,9 +694,9 @@ def test_training_without_pictures_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
-    assert stages.pick_device("cpu").type == "cpu"
+    assert pick_device("cpu").type == "cpu"
     with pytest.raises(DeviceError):
-        stages.pick_device("abacus")
+        pick_device("abacus")
 
 
 def test_indices_are_within_the_data() -> None:
@@ -722,8 +721,8 @@ def test_the_judge_shares_nothing_with_the_clip_that_guides(work: Path) -> None:
     assert (first["num_hidden_layers"], second["num_hidden_layers"]) == (1, 3)
     found = load_clip(judge)  # with its own tokenizer and preprocessing
     assert found.text_features(["a red duck", "a blue cow"]).shape == (2, 12)
-    pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, stages.judge_plan(plan))]
+    pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, judge_plan(plan))]
     assert not torch.equal(*pictures)
-    assert [path.name for path in stages.judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
-    assert stages.judge_plan(plan).sky and not plan.sky
+    assert [path.name for path in judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
+    assert judge_plan(plan).sky and not plan.sky
     assert "judge" not in stages.STAGES and "judge" in stages.RUNNERS
