@@ -19,7 +19,7 @@ from dreamfusion.guidance.clip import load_clip
 from dreamfusion.miniature.captions import vocabulary
 from dreamfusion.miniature.dataset import make_shard
 from dreamfusion.miniature.lexicon import core
-from dreamfusion.miniature.training import diffusion, loop, shards, stages
+from dreamfusion.miniature.training import diffusion, export, loop, shards, stages
 from dreamfusion.miniature.training.autoencoder import edges
 from dreamfusion.miniature.training.contrastive import augment, contrastive_loss
 from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_bytes, to_model
@@ -588,7 +588,36 @@ def test_an_export_loads_as_float32_and_draws_the_same(work: Path) -> None:
         *pipeline.tokenizer("a duck", add_special_tokens=False).input_ids,
         pipeline.tokenizer.eos_token_id,
     ]
-    assert (plan.package / "vocabulary.json").exists()
+    assert list(json.loads((plan.package / "vocabulary.json").read_text())["nouns"]) == list(core().nouns)
+
+
+def test_a_clip_that_is_exported_alone_leaves_the_word_list_as_it_is(work: Path, tmp_path: Path) -> None:
+    plan = replace(tiny_plan(work), work=tmp_path / "work", package=tmp_path / "package")
+    with pytest.raises(DreamfusionError, match=r"nothing in .* has been trained"):
+        stages.run_export(plan)
+    plan.package.mkdir()
+    (plan.package / "vocabulary.json").write_text("{}")
+    stages.clip_learner(plan, with_data=False).save(plan.checkpoint("clip"))
+    stages.run_export(plan)
+    assert (plan.package / "clip" / "model.safetensors").exists()
+    assert (plan.package / "vocabulary.json").read_text() == "{}"
+
+
+def test_a_denoiser_is_cut_into_files_within_the_limit(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    monkeypatch.setattr(export, "FILE_LIMIT", 60_000)
+    monkeypatch.setattr(export, "HEADER_ROOM", 25_000)
+    learner = stages.diffusion_learner(tiny_plan(work), with_data=False)
+    assert learner.vae is not None
+    export.export_pipeline(tmp_path / "made", learner.vae, learner.unet, learner.text, work / "tokenizer")
+    files = sorted((tmp_path / "made" / "unet").glob("*.safetensors"))
+    assert len(files) > 2 and max(file.stat().st_size for file in files) <= 60_000
+    read = UNet2DConditionModel.from_pretrained(tmp_path / "made" / "unet", low_cpu_mem_usage=False)
+    for name, value in learner.unet.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(

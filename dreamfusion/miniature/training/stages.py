@@ -28,7 +28,7 @@ from dreamfusion.miniature.training.autoencoder import (
 from dreamfusion.miniature.training.contrastive import ContrastiveLearner, contrastive_modules
 from dreamfusion.miniature.training.data import Pictures, load_pictures
 from dreamfusion.miniature.training.diffusion import DiffusionLearner, diffusion_modules, picture_weights
-from dreamfusion.miniature.training.loop import Averaged, Learner, fit, step_generator
+from dreamfusion.miniature.training.loop import Averaged, fit, step_generator
 from dreamfusion.miniature.training.models import (
     make_autoencoder,
     make_clip,
@@ -253,43 +253,47 @@ def run_diffusion(plan: Plan) -> None:
     fit(learner, plan.checkpoint("diffusion"), plan.budget, say)
 
 
-def _averaged(learner: Learner, checkpoint: Path, do: Callable[[], None]) -> bool:
-    if not checkpoint.exists():
-        return False
-    learner.load(checkpoint)
-    with Averaged(learner):
-        do()
-    return True
-
-
 def run_export(plan: Plan) -> None:
-    """Writes what has been trained so far into the package, and says how large it is."""
+    """Writes what has been trained so far into the package, and says how large it is.
+
+    Raises:
+        DreamfusionError: if nothing has been trained, or the weights are too large to ship.
+    """
     # The weights come from the checkpoints alone; a judge may not have been shipped yet.
-    plan, tokenizer = replace(plan, from_shipped=False), plan.work / "tokenizer"
-    if plan.checkpoint("diffusion").exists():
-        diffusion = diffusion_learner(plan, with_data=False)
-        assert diffusion.vae is not None
-        vae, target = diffusion.vae, plan.package / export.PIPELINE_FOLDER
-        _averaged(
-            diffusion,
-            plan.checkpoint("diffusion"),
-            lambda: export.export_pipeline(target, vae, diffusion.unet, diffusion.text, tokenizer),
+    plan = replace(plan, from_shipped=False)
+    clips = [one for one in (plan, judge_plan(plan)) if one.checkpoint("clip").exists()]
+    has_denoiser = plan.checkpoint("diffusion").exists()
+    if not clips and not has_denoiser:
+        raise DreamfusionError(
+            f"nothing in {plan.work} has been trained", hint="run the stages 'clip' or 'diffusion' first"
         )
-    for one in (plan, judge_plan(plan)):
-        if one.checkpoint("clip").exists():
-            _export_clip(one)
-    export.write_vocabulary(plan.package / export.VOCABULARY_FILE, lexicon(plan.world))
+    if has_denoiser:
+        _export_pipeline(plan)
+    for one in clips:
+        _export_clip(one)
     sizes = export.shipped_sizes(plan.package)
     for name, size in sizes.items():
         say(f"{name} {size / 2**20:.2f} MiB")
-    if sum(sizes.values()) > export.TOTAL_LIMIT or max(sizes.values(), default=0) > export.FILE_LIMIT:
+    if sum(sizes.values()) > export.TOTAL_LIMIT or max(sizes.values()) > export.FILE_LIMIT:
         raise DreamfusionError("the weights are too large to ship", expected="60 MB in all, 16 MiB a file")
 
 
+def _export_pipeline(plan: Plan) -> None:
+    learner = diffusion_learner(plan, with_data=False)
+    assert learner.vae is not None
+    target = plan.package / export.PIPELINE_FOLDER
+    learner.load(plan.checkpoint("diffusion"))
+    with Averaged(learner):
+        export.export_pipeline(target, learner.vae, learner.unet, learner.text, plan.work / "tokenizer")
+    # What a prompt may say is what the denoiser has learnt; a CLIP that is exported alone changes nothing about it.
+    export.write_vocabulary(plan.package / export.VOCABULARY_FILE, lexicon(plan.world))
+
+
 def _export_clip(plan: Plan) -> None:
-    clip, tokenizer = clip_learner(plan, with_data=False), plan.work / "tokenizer"
-    target = plan.package / plan.clip_folder
-    _averaged(clip, plan.checkpoint("clip"), lambda: export.export_clip(target, clip.model, tokenizer))
+    learner = clip_learner(plan, with_data=False)
+    learner.load(plan.checkpoint("clip"))
+    with Averaged(learner):
+        export.export_clip(plan.package / plan.clip_folder, learner.model, plan.work / "tokenizer")
 
 
 RUNNERS: dict[str, Callable[[Plan], object]] = {
