@@ -5,6 +5,9 @@ started again: it goes on from its last checkpoint in the work folder. Sample sh
 
 `--stage judge` trains a second CLIP on pictures of its own (it renders `--shards` of them); `all` leaves it out. Nothing is
 guided by it, `dreamfusion eval` judges with it.
+
+To train while the world is still being rendered, give each a process: `--stage world`, `--stage feed`, and, once the first shard
+is ready, `--stage diffusion --follow`.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_
 from dreamfusion.miniature.training.plan import Plan, judge_plan, pick_device
 from dreamfusion.miniature.training.tokenizer import write_tokenizer
 from dreamfusion.miniature.world import SceneSpec, Thing
+from tests.elsewhere import ELSEWHERE, Elsewhere
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -115,6 +118,20 @@ def test_a_resumed_training_by_muon_equals_an_unbroken_one(work: Path, tmp_path:
     assert any("momentum" in name for name in expected)
     for name, value in expected.items():
         assert torch.equal(value, got[name]), name
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_resumed_optimiser_counts_on_the_cpu(work: Path, muon: bool) -> None:
+    learner = stages.diffusion_learner(replace(tiny_plan(work), muon=muon))
+    learner.train_step()
+    tensors, meta = learner.state()
+    # As `load` reads them for a GPU.
+    with Elsewhere():
+        there = {k: v.to(ELSEWHERE) if k.endswith(".step") else v for k, v in tensors.items()}
+        assert any(v.device == ELSEWHERE for v in there.values())
+        learner.load_state(there, meta)
+    counts = [state["step"] for state in learner.optimizer.state.values() if "step" in state]
+    assert counts and {(count.device.type, float(count)) for count in counts} == {("cpu", 1.0)}
 
 
 def test_resuming_without_the_optimiser_is_noticed(work: Path, tmp_path: Path) -> None:
@@ -249,6 +266,64 @@ def test_fit_lets_the_rate_fall_to_nothing(
     monkeypatch.setattr(learner, "train_step", lambda share: shares.append(share) or step_on(learner))
     fit(learner, tmp_path / "c.safetensors", Budget(steps=10, fall=0.5), lambda text: None)
     assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
+
+
+class Clock:
+    """In the place of `loop.time`: goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def timed(work: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Learner, Clock, list[float]]:
+    """A learner whose steps take six seconds and learn nothing, and the shares of the rate that it is given."""
+    learner, clock, shares = stages.diffusion_learner(tiny_plan(work)), Clock(), []
+
+    def train_step(share: float = 1.0) -> dict[str, float]:
+        shares.append(share)
+        clock.now += 6.0
+        return step_on(learner)
+
+    monkeypatch.setattr(learner, "train_step", train_step)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "report", lambda *_: None)
+    return learner, clock, shares
+
+
+def test_fit_lets_the_rate_fall_with_the_time_of_this_run(
+    timed: tuple[Learner, Clock, list[float]], tmp_path: Path
+) -> None:
+    learner, _, shares = timed
+    learner.step = 500
+    fit(learner, tmp_path / "c.safetensors", Budget(minutes=1, fall=0.5), lambda text: None)
+    assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2, 0.0], abs=1e-9)
+
+
+def test_the_time_that_taking_in_takes_is_no_time_since(
+    timed: tuple[Learner, Clock, list[float]], tmp_path: Path
+) -> None:
+    learner, clock, _ = timed
+    looked: list[int] = []
+
+    def take_in() -> None:
+        looked.append(learner.step)
+        clock.now += 60.0
+
+    learner.take_in = take_in
+    fit(learner, tmp_path / "c.safetensors", Budget(steps=10, take_in_seconds=20.0), lambda text: None)
+    assert looked == [4, 8]
+
+
+def test_a_budget_of_no_time_and_a_fall_over_no_share() -> None:
+    assert Budget(minutes=0).rate(step=3, seconds=1.0) == 1.0
+    assert Budget(minutes=0, fall=0.5).rate(step=3, seconds=1.0) == 0.0
+    for fall in (-0.1, 1.5):
+        with pytest.raises(DreamfusionError, match="expected 0 to 1"):
+            Budget(fall=fall)
 
 
 def step_on(learner: Learner) -> dict[str, float]:
@@ -417,8 +492,22 @@ def test_a_training_that_follows_takes_in_what_has_been_made_ready(work: Path, t
     whole = stages.diffusion_learner(replace(plan, follow=False))
     assert whole.take_in is None and whole.latents is not None and whole.weights is not None
     assert torch.equal(learner.latents, whole.latents) and torch.equal(learner.weights, whole.weights)
-    images = load_pictures(plan.shard_paths("train")).images
-    assert torch.equal(clip.pictures.images, images)
+    assert whole.texts is not None
+    for texts in (learner.texts, clip.texts):
+        assert torch.equal(texts.captions, whole.texts.captions) and torch.equal(
+            texts.names, whole.texts.names
+        )
+    pictures = load_pictures(plan.shard_paths("train"))
+    assert torch.equal(clip.pictures.images, pictures.images)
+    assert (clip.pictures.specs, clip.pictures.views) == (pictures.specs, pictures.views)
+
+
+def test_a_training_that_has_nothing_to_follow_says_what_to_do(work: Path, tmp_path: Path) -> None:
+    for folder in ("shards", "vae", "latents", "tokenizer"):
+        (tmp_path / folder).symlink_to(work / folder)
+    for make in (stages.diffusion_learner, stages.clip_learner):
+        with pytest.raises(DreamfusionError, match="stage 'feed'"):
+            make(replace(tiny_plan(tmp_path), follow=True))
 
 
 def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> None:
@@ -531,7 +620,7 @@ def test_the_pull_of_the_latents_is_the_divergence_from_a_unit_normal(work: Path
         unit = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
         mine = torch.distributions.Normal(posterior.mean, posterior.std)
         expected = torch.distributions.kl_divergence(mine, unit).mean()
-    assert figures["kl"] == pytest.approx(float(expected), rel=1e-4)
+    assert float(figures["kl"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- contrastive
@@ -720,6 +809,25 @@ def test_training_without_pictures_says_what_to_do(tmp_path: Path) -> None:
         stages.autoencoder_learner(Plan(work=tmp_path, sizes=TINY))
     with pytest.raises(DreamfusionError, match="stage 'autoencoder'"):
         stages.diffusion_learner(Plan(work=tmp_path, sizes=TINY, package=tmp_path))
+
+
+def test_the_scripts_options_reach_the_plan_and_a_bad_one_is_told_in_a_line(
+    module_at: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setitem(stages.RUNNERS, "clip", plans.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    main = module_at("scripts/train_miniature.py").main
+    words = ["--stage", "clip", "--device", "cpu", "--work", str(tmp_path)]
+    assert main([*words, "--minutes", "7", "--fall", "0.3", "--follow"]) == main(words) == 0
+    told, plain = plans
+    assert (told.budget.minutes, told.budget.fall, told.follow) == (7.0, 0.3, True)
+    assert (plain.budget.minutes, plain.budget.fall, plain.follow) == (45.0, 0.0, False)
+    assert main([*words, "--fall", "2"]) == 1
+    assert capsys.readouterr().err.startswith("error: the learning rate cannot fall over this share")
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -198,6 +198,9 @@ def give_shards(
     """Adds the training shards, or, in a plan that follows, those that are ready, and the others when they are.
 
     A training that follows depends on when its shards come: it is not the same twice.
+
+    Raises:
+        DreamfusionError: if none is ready in a plan that follows.
     """
     if not plan.follow:
         add(shards)
@@ -211,6 +214,11 @@ def give_shards(
             taken.update(new)
 
     take_in()
+    if not taken:
+        raise DreamfusionError(
+            "no shard is ready to be followed",
+            hint="run the stage 'feed' in another process, and start when it has made the first one ready",
+        )
     learner.take_in = take_in
 
 
