@@ -442,6 +442,27 @@ def test_pairs_are_shown_more_often_and_those_near_the_first_prompt_most_of_all(
     assert weights.tolist() == list(scenes.values())
 
 
+def test_on_a_gpu_steps_take_the_compiled_denoiser_and_samples_the_plain_one(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    assert learner.compiled is learner.unet
+    other = stages.diffusion_learner(tiny_plan(work))
+    used: list[str] = []
+
+    def compiled(unet: torch.nn.Module) -> Callable[..., object]:
+        return lambda *args: used.append("compiled") or unet(*args)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    arguments = torch.randn(2, 4, 16, 16), torch.tensor([5, 500]), torch.randn(2, 24, 16)
+    other.device = torch.device("cuda")
+    steps = other.predict(*arguments)
+    assert used == ["compiled"]
+    with torch.no_grad():
+        assert torch.equal(other.predict(*arguments), steps)
+    assert used == ["compiled"]
+
+
 def test_indices_are_drawn_as_often_as_their_weights_say() -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 5.0])
     drawn = diffusion.weighted_indices(weights, 80_000, torch.Generator().manual_seed(0))
@@ -518,12 +539,24 @@ def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> 
     assert looked == [1, 2, 3]
 
 
-def test_feeding_makes_captions_and_latents_until_its_time_is_over(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["time", "signal"])
+def test_feeding_goes_on_with_what_comes_until_its_end(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(shards, "FEED_SECONDS", 0.0)
     plan = grown(work, tmp_path / "work")
-    shards.run_feed(replace(plan, budget=Budget(minutes=1e-6)))
+    come, to_come = plan.work / "shards" / "train_00001.npz", tmp_path / "to_come.npz"
+    come.rename(to_come)
+
+    class Sleeper(Clock):
+        def sleep(self, seconds: float) -> None:
+            to_come.rename(come)
+            self.now += seconds
+            if end == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(shards, "time", Sleeper())
+    minutes = shards.FEED_SECONDS / 60 / 2 if end == "time" else 1e9
+    shards.run_feed(replace(plan, budget=Budget(minutes=minutes)))
     assert (plan.work / "latents" / "train_00001.safetensors").exists()
     assert (plan.work / "texts" / "train_00001.safetensors").exists()
 
