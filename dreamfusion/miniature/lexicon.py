@@ -1,6 +1,7 @@
 """What a world's scenes can be called: its nouns, synonyms, relations and ways of putting a caption.
 
-`CORE` is the world of the shipped weights (`captions.py`), `wide()` the one of `wide.py`. Neither needs a mesh.
+`core()` is the world of `world.py`, in the words of `captions.py`; `wide()` the one of `wide.py`, which the shipped weights were
+trained on. Neither needs a mesh.
 """
 
 from __future__ import annotations

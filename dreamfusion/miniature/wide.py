@@ -1,7 +1,7 @@
 """The wide world: the procedural nouns and those that people modelled, together in one scene.
 
-Without the cache of meshes (`scripts/fetch_training_meshes.py`) it holds the procedural nouns only. The core world, which the
-shipped weights were trained on, is `world.py` and stays as it is.
+The shipped weights were trained on it. Without the cache of meshes (`scripts/fetch_training_meshes.py`) it holds the procedural
+nouns only. The core world is `world.py` and stays as it is.
 
 `python -m dreamfusion.miniature.wide --sheet FILE` draws nouns or random scenes.
 """
@@ -312,7 +312,7 @@ def _joined(noun: ObjectNoun, meshes: tuple[str, ...], solid: WideNoun | None) -
     return replace(solid, variants=(SOLID, *meshes), flags=solid.flags | noun.flags, paint=noun.paint)
 
 
-# All of them: with room for a few, a third of a scene's time went into putting meshes together that had just been dropped.
+# All of them: with room for 256, a third of a scene's time went into putting meshes together that had just been dropped.
 @cache
 def _mesh_body(store: MeshStore, mesh: str, flags: frozenset[str]) -> Body:
     return body_of_mesh(store.load(mesh), "holds" in flags, "shelters" in flags, "wears" in flags)

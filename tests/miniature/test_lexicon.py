@@ -18,7 +18,7 @@ def many(spec: SceneSpec, count: int = 600) -> list[str]:
     return [wide().caption(spec, "front", rng) for _ in range(count)]
 
 
-def test_the_core_lexicon_is_that_of_the_shipped_weights() -> None:
+def test_the_core_lexicon_says_what_captions_say() -> None:
     assert core().vocabulary() == captions.vocabulary()
     spec = SceneSpec((Thing("duck", "red"), Thing("table")), "on")
     a, b = (np.random.default_rng(5) for _ in range(2))

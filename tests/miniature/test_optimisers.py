@@ -72,13 +72,15 @@ def test_momentum_keeps_going_where_the_gradient_is_gone() -> None:
 
 
 def test_other_parameters_move_as_adamw_moves_them() -> None:
-    ours, theirs = (nn.Parameter(matrices(7).clone()) for _ in range(2))
+    ours, theirs = ([nn.Parameter(matrices(*shape)) for shape in ((7,), (3, 4))] for _ in range(2))
     options = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
-    mine = Muon([{"params": [ours], **options}], lr=0.02)
-    reference = torch.optim.AdamW([theirs], **options)
+    mine = Muon([{"params": ours, **options}], lr=0.02)
+    reference = torch.optim.AdamW(theirs, **options)
     for step in range(5):
-        for parameter in (ours, theirs):
-            parameter.grad = matrices(7) * (step - 2.0)
+        for first, second in (ours, theirs):
+            first.grad = matrices(7) * (step - 2.0)
+            # Has none now and then, and counts only the others.
+            second.grad = matrices(3, 4) * (step - 1.5) if step % 2 else None
         mine.step()
         reference.step()
     torch.testing.assert_close(ours, theirs)

@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,16 +21,17 @@ from dreamfusion.guidance.clip import load_clip
 from dreamfusion.miniature.captions import vocabulary
 from dreamfusion.miniature.dataset import make_shard
 from dreamfusion.miniature.lexicon import core
-from dreamfusion.miniature.training import diffusion, loop, stages
+from dreamfusion.miniature.training import diffusion, export, loop, shards, stages
 from dreamfusion.miniature.training.autoencoder import edges
 from dreamfusion.miniature.training.contrastive import augment, contrastive_loss
 from dreamfusion.miniature.training.data import draw_indices, load_pictures, to_bytes, to_model
 from dreamfusion.miniature.training.labels import labels
 from dreamfusion.miniature.training.loop import Averaged, Budget, Ema, Learner, fit, learning_rate
 from dreamfusion.miniature.training.models import Sizes, make_autoencoder, make_scheduler, seeded
-from dreamfusion.miniature.training.stages import Plan
+from dreamfusion.miniature.training.plan import Plan, judge_plan, pick_device
 from dreamfusion.miniature.training.tokenizer import write_tokenizer
 from dreamfusion.miniature.world import SceneSpec, Thing
+from tests.elsewhere import ELSEWHERE, Elsewhere
 
 TINY = Sizes(
     autoencoder_channels=(8, 8, 8),
@@ -57,8 +60,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_shard(folder / "shards" / f"{split}_00000.npz", seed=0, count=12, split=split)
     with seeded(0):
         make_autoencoder(TINY).save_pretrained(folder / "vae")
-    stages.run_latents(Plan(work=folder, sizes=TINY))
-    stages.run_texts(tiny_plan(folder))
+    shards.run_latents(Plan(work=folder, sizes=TINY))
+    shards.run_texts(tiny_plan(folder))
     return folder
 
 
@@ -115,6 +118,20 @@ def test_a_resumed_training_by_muon_equals_an_unbroken_one(work: Path, tmp_path:
     assert any("momentum" in name for name in expected)
     for name, value in expected.items():
         assert torch.equal(value, got[name]), name
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_resumed_optimiser_counts_on_the_cpu(work: Path, muon: bool) -> None:
+    learner = stages.diffusion_learner(replace(tiny_plan(work), muon=muon))
+    learner.train_step()
+    tensors, meta = learner.state()
+    # As `load` reads them for a GPU.
+    with Elsewhere():
+        there = {k: v.to(ELSEWHERE) if k.endswith(".step") else v for k, v in tensors.items()}
+        assert any(v.device == ELSEWHERE for v in there.values())
+        learner.load_state(there, meta)
+    counts = [state["step"] for state in learner.optimizer.state.values() if "step" in state]
+    assert counts and {(count.device.type, float(count)) for count in counts} == {("cpu", 1.0)}
 
 
 def test_resuming_without_the_optimiser_is_noticed(work: Path, tmp_path: Path) -> None:
@@ -247,9 +264,66 @@ def test_fit_lets_the_rate_fall_to_nothing(
     learner = stages.diffusion_learner(tiny_plan(work))
     shares: list[float] = []
     monkeypatch.setattr(learner, "train_step", lambda share: shares.append(share) or step_on(learner))
-    monkeypatch.setattr(stages, "say", lambda text: None)
     fit(learner, tmp_path / "c.safetensors", Budget(steps=10, fall=0.5), lambda text: None)
     assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2])
+
+
+class Clock:
+    """In the place of `loop.time`: goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def timed(work: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Learner, Clock, list[float]]:
+    """A learner whose steps take six seconds and learn nothing, and the shares of the rate that it is given."""
+    learner, clock, shares = stages.diffusion_learner(tiny_plan(work)), Clock(), []
+
+    def train_step(share: float = 1.0) -> dict[str, float]:
+        shares.append(share)
+        clock.now += 6.0
+        return step_on(learner)
+
+    monkeypatch.setattr(learner, "train_step", train_step)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "report", lambda *_: None)
+    return learner, clock, shares
+
+
+def test_fit_lets_the_rate_fall_with_the_time_of_this_run(
+    timed: tuple[Learner, Clock, list[float]], tmp_path: Path
+) -> None:
+    learner, _, shares = timed
+    learner.step = 500
+    fit(learner, tmp_path / "c.safetensors", Budget(minutes=1, fall=0.5), lambda text: None)
+    assert shares == pytest.approx([1.0] * 6 + [0.8, 0.6, 0.4, 0.2, 0.0], abs=1e-9)
+
+
+def test_the_time_that_taking_in_takes_is_no_time_since(
+    timed: tuple[Learner, Clock, list[float]], tmp_path: Path
+) -> None:
+    learner, clock, _ = timed
+    looked: list[int] = []
+
+    def take_in() -> None:
+        looked.append(learner.step)
+        clock.now += 60.0
+
+    learner.take_in = take_in
+    fit(learner, tmp_path / "c.safetensors", Budget(steps=10, take_in_seconds=20.0), lambda text: None)
+    assert looked == [4, 8]
+
+
+def test_a_budget_of_no_time_and_a_fall_over_no_share() -> None:
+    assert Budget(minutes=0).rate(step=3, seconds=1.0) == 1.0
+    assert Budget(minutes=0, fall=0.5).rate(step=3, seconds=1.0) == 0.0
+    for fall in (-0.1, 1.5):
+        with pytest.raises(DreamfusionError, match="expected 0 to 1"):
+            Budget(fall=fall)
 
 
 def step_on(learner: Learner) -> dict[str, float]:
@@ -368,6 +442,27 @@ def test_pairs_are_shown_more_often_and_those_near_the_first_prompt_most_of_all(
     assert weights.tolist() == list(scenes.values())
 
 
+def test_on_a_gpu_steps_take_the_compiled_denoiser_and_samples_the_plain_one(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = stages.diffusion_learner(tiny_plan(work))
+    assert learner.compiled is learner.unet
+    other = stages.diffusion_learner(tiny_plan(work))
+    used: list[str] = []
+
+    def compiled(unet: torch.nn.Module) -> Callable[..., object]:
+        return lambda *args: used.append("compiled") or unet(*args)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    arguments = torch.randn(2, 4, 16, 16), torch.tensor([5, 500]), torch.randn(2, 24, 16)
+    other.device = torch.device("cuda")
+    steps = other.predict(*arguments)
+    assert used == ["compiled"]
+    with torch.no_grad():
+        assert torch.equal(other.predict(*arguments), steps)
+    assert used == ["compiled"]
+
+
 def test_indices_are_drawn_as_often_as_their_weights_say() -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 5.0])
     drawn = diffusion.weighted_indices(weights, 80_000, torch.Generator().manual_seed(0))
@@ -404,11 +499,11 @@ def test_a_training_that_follows_takes_in_what_has_been_made_ready(work: Path, t
     assert len(learner.latents) == len(clip.pictures) == 12
     first = learner.latents.clone()
     # Captions alone are enough for a CLIP; the denoiser needs latents too.
-    stages.run_texts(plan)
+    shards.run_texts(plan)
     learner.take_in()
     clip.take_in()
     assert len(learner.latents) == 12 and len(clip.pictures) == 20
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     for _ in range(2):
         learner.take_in()
         clip.take_in()
@@ -418,8 +513,22 @@ def test_a_training_that_follows_takes_in_what_has_been_made_ready(work: Path, t
     whole = stages.diffusion_learner(replace(plan, follow=False))
     assert whole.take_in is None and whole.latents is not None and whole.weights is not None
     assert torch.equal(learner.latents, whole.latents) and torch.equal(learner.weights, whole.weights)
-    images = load_pictures(plan.shard_paths("train")).images
-    assert torch.equal(clip.pictures.images, images)
+    assert whole.texts is not None
+    for texts in (learner.texts, clip.texts):
+        assert torch.equal(texts.captions, whole.texts.captions) and torch.equal(
+            texts.names, whole.texts.names
+        )
+    pictures = load_pictures(plan.shard_paths("train"))
+    assert torch.equal(clip.pictures.images, pictures.images)
+    assert (clip.pictures.specs, clip.pictures.views) == (pictures.specs, pictures.views)
+
+
+def test_a_training_that_has_nothing_to_follow_says_what_to_do(work: Path, tmp_path: Path) -> None:
+    for folder in ("shards", "vae", "latents", "tokenizer"):
+        (tmp_path / folder).symlink_to(work / folder)
+    for make in (stages.diffusion_learner, stages.clip_learner):
+        with pytest.raises(DreamfusionError, match="stage 'feed'"):
+            make(replace(tiny_plan(tmp_path), follow=True))
 
 
 def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> None:
@@ -430,12 +539,24 @@ def test_fit_looks_for_new_pictures_now_and_then(work: Path, tmp_path: Path) -> 
     assert looked == [1, 2, 3]
 
 
-def test_feeding_makes_captions_and_latents_until_its_time_is_over(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["time", "signal"])
+def test_feeding_goes_on_with_what_comes_until_its_end(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(stages, "FEED_SECONDS", 0.0)
     plan = grown(work, tmp_path / "work")
-    stages.run_feed(replace(plan, budget=Budget(minutes=1e-6)))
+    come, to_come = plan.work / "shards" / "train_00001.npz", tmp_path / "to_come.npz"
+    come.rename(to_come)
+
+    class Sleeper(Clock):
+        def sleep(self, seconds: float) -> None:
+            to_come.rename(come)
+            self.now += seconds
+            if end == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(shards, "time", Sleeper())
+    minutes = shards.FEED_SECONDS / 60 / 2 if end == "time" else 1e9
+    shards.run_feed(replace(plan, budget=Budget(minutes=minutes)))
     assert (plan.work / "latents" / "train_00001.safetensors").exists()
     assert (plan.work / "texts" / "train_00001.safetensors").exists()
 
@@ -491,7 +612,7 @@ def test_latents_are_encoded_once_for_an_autoencoder(work: Path) -> None:
     plan = tiny_plan(work)
     path = work / "latents" / "train_00000.safetensors"
     before = path.stat().st_mtime_ns
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     assert path.stat().st_mtime_ns == before
 
 
@@ -501,17 +622,17 @@ def test_another_autoencoder_has_its_own_scale_and_encodes_anew(work: Path, tmp_
     plan = tiny_plan(tmp_path)
     learner = stages.autoencoder_learner(plan)
     stages.freeze_autoencoder(plan, learner)
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     # Unit spread is what the denoiser learns on, and what Stable Diffusion's pipeline divides by again.
     scaled = trained_on(plan)
     assert float(scaled.float().std()) == pytest.approx(1.0, abs=0.02)
-    assert abs(stages.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
+    assert abs(shards.frozen_autoencoder(plan).config["scaling_factor"] - 1.0) > 0.02
     with torch.no_grad():
         learner.ema.average[0].mul_(1.5)
     stages.freeze_autoencoder(plan, learner)
     with pytest.raises(DreamfusionError, match="stage 'latents'"):
         trained_on(plan)
-    stages.run_latents(plan)
+    shards.run_latents(plan)
     assert not torch.equal(trained_on(plan), scaled)
 
 
@@ -532,7 +653,7 @@ def test_the_pull_of_the_latents_is_the_divergence_from_a_unit_normal(work: Path
         unit = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
         mine = torch.distributions.Normal(posterior.mean, posterior.std)
         expected = torch.distributions.kl_divergence(mine, unit).mean()
-    assert figures["kl"] == pytest.approx(float(expected), rel=1e-4)
+    assert float(figures["kl"]) == pytest.approx(float(expected), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- contrastive
@@ -589,7 +710,36 @@ def test_an_export_loads_as_float32_and_draws_the_same(work: Path) -> None:
         *pipeline.tokenizer("a duck", add_special_tokens=False).input_ids,
         pipeline.tokenizer.eos_token_id,
     ]
-    assert (plan.package / "vocabulary.json").exists()
+    assert list(json.loads((plan.package / "vocabulary.json").read_text())["nouns"]) == list(core().nouns)
+
+
+def test_a_clip_that_is_exported_alone_leaves_the_word_list_as_it_is(work: Path, tmp_path: Path) -> None:
+    plan = replace(tiny_plan(work), work=tmp_path / "work", package=tmp_path / "package")
+    with pytest.raises(DreamfusionError, match=r"nothing in .* has been trained"):
+        stages.run_export(plan)
+    plan.package.mkdir()
+    (plan.package / "vocabulary.json").write_text("{}")
+    stages.clip_learner(plan, with_data=False).save(plan.checkpoint("clip"))
+    stages.run_export(plan)
+    assert (plan.package / "clip" / "model.safetensors").exists()
+    assert (plan.package / "vocabulary.json").read_text() == "{}"
+
+
+def test_a_denoiser_is_cut_into_files_within_the_limit(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    monkeypatch.setattr(export, "FILE_LIMIT", 60_000)
+    monkeypatch.setattr(export, "HEADER_ROOM", 25_000)
+    learner = stages.diffusion_learner(tiny_plan(work), with_data=False)
+    assert learner.vae is not None
+    export.export_pipeline(tmp_path / "made", learner.vae, learner.unet, learner.text, work / "tokenizer")
+    files = sorted((tmp_path / "made" / "unet").glob("*.safetensors"))
+    assert len(files) > 2 and max(file.stat().st_size for file in files) <= 60_000
+    read = UNet2DConditionModel.from_pretrained(tmp_path / "made" / "unet", low_cpu_mem_usage=False)
+    for name, value in learner.unet.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_shipped_weights_are_taken_over_by_a_tokenizer_that_knows_more_words(
@@ -694,10 +844,29 @@ def test_training_without_pictures_says_what_to_do(tmp_path: Path) -> None:
         stages.diffusion_learner(Plan(work=tmp_path, sizes=TINY, package=tmp_path))
 
 
+def test_the_scripts_options_reach_the_plan_and_a_bad_one_is_told_in_a_line(
+    module_at: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setitem(stages.RUNNERS, "clip", plans.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    main = module_at("scripts/train_miniature.py").main
+    words = ["--stage", "clip", "--device", "cpu", "--work", str(tmp_path)]
+    assert main([*words, "--minutes", "7", "--fall", "0.3", "--follow"]) == main(words) == 0
+    told, plain = plans
+    assert (told.budget.minutes, told.budget.fall, told.follow) == (7.0, 0.3, True)
+    assert (plain.budget.minutes, plain.budget.fall, plain.follow) == (45.0, 0.0, False)
+    assert main([*words, "--fall", "2"]) == 1
+    assert capsys.readouterr().err.startswith("error: the learning rate cannot fall over this share")
+
+
 def test_devices_that_are_not_there_are_refused() -> None:
-    assert stages.pick_device("cpu").type == "cpu"
+    assert pick_device("cpu").type == "cpu"
     with pytest.raises(DeviceError):
-        stages.pick_device("abacus")
+        pick_device("abacus")
 
 
 def test_indices_are_within_the_data() -> None:
@@ -722,8 +891,8 @@ def test_the_judge_shares_nothing_with_the_clip_that_guides(work: Path) -> None:
     assert (first["num_hidden_layers"], second["num_hidden_layers"]) == (1, 3)
     found = load_clip(judge)  # with its own tokenizer and preprocessing
     assert found.text_features(["a red duck", "a blue cow"]).shape == (2, 12)
-    pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, stages.judge_plan(plan))]
+    pictures = [load_pictures(one.shard_paths("train")).images for one in (plan, judge_plan(plan))]
     assert not torch.equal(*pictures)
-    assert [path.name for path in stages.judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
-    assert stages.judge_plan(plan).sky and not plan.sky
+    assert [path.name for path in judge_plan(plan).shard_paths("train")] == ["train_10000.npz"]
+    assert judge_plan(plan).sky and not plan.sky
     assert "judge" not in stages.STAGES and "judge" in stages.RUNNERS

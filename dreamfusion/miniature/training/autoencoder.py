@@ -56,8 +56,8 @@ class AutoencoderLearner(Learner):
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
         made = made.float()
         return reconstruction_loss(made, images) + KL_WEIGHT * kl, {
-            "kl": float(kl.detach()),
-            "mse": float(F.mse_loss(made.detach(), images)),
+            "kl": kl.detach(),
+            "mse": F.mse_loss(made.detach(), images),
         }
 
     def reconstruct(self, count: int) -> tuple[Tensor, Tensor]:

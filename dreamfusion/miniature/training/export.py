@@ -20,6 +20,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 PIPELINE_FOLDER, CLIP_FOLDER, JUDGE_FOLDER = "stable-diffusion", "clip", "judge"
 VOCABULARY_FILE = "vocabulary.json"
 FILE_LIMIT, TOTAL_LIMIT = 16 * 2**20, 60 * 10**6
+# Left free in a file of a model that is cut into several: its header names and places every tensor.
+HEADER_ROOM = 2**18
 
 
 def _half_copy(model: nn.Module) -> nn.Module:
@@ -60,7 +62,7 @@ def export_pipeline(
             feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(made, safe_serialization=True, max_shard_size=FILE_LIMIT)
+        pipeline.save_pretrained(made, safe_serialization=True, max_shard_size=FILE_LIMIT - HEADER_ROOM)
         shutil.rmtree(made / "tokenizer")
         copy_tokenizer(tokenizer, made / "tokenizer")
         _tidy_config(made / "model_index.json")

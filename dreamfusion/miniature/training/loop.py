@@ -1,7 +1,8 @@
 """The loop that every part of the miniature is trained with: budgets, checkpoints, averaged weights, log lines.
 
-A learner's step is a pure function of (weights, optimiser state, step number): all random draws come from generators
-that are seeded with (seed, step), so a resumed training equals an unbroken one and no random state needs saving.
+A learner's step is a pure function of (weights, optimiser state, step number, data, share of the rate): all random draws come
+from generators that are seeded with (seed, step), so a resumed training equals an unbroken one and no random state needs
+saving. It does not where time has a say: under a budget of minutes whose rate falls, or with pictures that come meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dreamfusion.errors import CheckpointCorruptError
+from dreamfusion.errors import CheckpointCorruptError, DreamfusionError
 from dreamfusion.guidance.precision import preferred_cpu_dtype
 from dreamfusion.miniature.training.optimisers import Muon, is_matrix
 
@@ -211,7 +212,8 @@ class Learner(ABC):
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                entries.setdefault(int(index), {})[key] = value
+                # Counts stay on the CPU: a GPU would have to finish first, once a parameter, to tell them.
+                entries.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
         # A checkpoint of the other optimiser gives its weights only: momenta do not carry over.
         if meta.get("optimizer") == type(self.optimizer).__name__:
             self.optimizer.load_state_dict(
@@ -250,6 +252,9 @@ class Budget:
     """When a stage ends and how often it reports; whichever of the two limits comes first ends it.
 
     Over the last share `fall` of it the learning rate falls to nothing, in a line.
+
+    Raises:
+        DreamfusionError: if `fall` is no share.
     """
 
     minutes: int | float = math.inf
@@ -260,10 +265,20 @@ class Budget:
     sheet_seconds: float = 600.0
     take_in_seconds: float = 20.0
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fall <= 1.0:
+            raise DreamfusionError(
+                "the learning rate cannot fall over this share of the budget",
+                expected="0 to 1",
+                got=f"{self.fall:g}",
+            )
+
     def rate(self, step: int, seconds: float) -> float:
-        """The share of the learning rate after `step` steps and `seconds` of this run."""
-        left = min(1.0 - seconds / (60 * self.minutes), 1.0 - step / self.steps)
-        return min(1.0, max(left, 0.0) / self.fall) if self.fall else 1.0
+        """The share of the learning rate after `step` steps in all and `seconds` of this run."""
+        if not self.fall:
+            return 1.0
+        left = min(1.0 - seconds / max(60 * self.minutes, 1e-9), 1.0 - step / max(self.steps, 1))
+        return min(1.0, max(left, 0.0) / self.fall)
 
 
 def fit(learner: Learner, checkpoint: Path, budget: Budget, say: Callable[[str], None]) -> None:
@@ -283,7 +298,7 @@ def fit(learner: Learner, checkpoint: Path, budget: Budget, say: Callable[[str],
             now = time.monotonic()
             if learner.take_in and now - last_look > budget.take_in_seconds:
                 learner.take_in()
-                last_look = now
+                last_look = time.monotonic()
             done = now - started > budget.minutes * 60
             if learner.step % budget.log_every == 0:
                 steps = learner.step - last_step

@@ -196,7 +196,7 @@ def make_text_tower(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_clip(sizes: Sizes, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """The judge: a small CLIP for 64 px images."""
+    """A small CLIP for 64 px images."""
     text = _text_config(
         tokenizer, sizes.clip_width, sizes.clip_text_layers, sizes.clip_heads, sizes.clip_projection
     )

@@ -67,8 +67,6 @@ def widen(new: nn.Module, old: nn.Module, generator: torch.Generator) -> None:
             made[name] = weight[_copies(both or [(len(weight), len(wanted))])]
         elif name == "time_embedding.linear_1.weight":
             made[name] = _every_other_frequency(weight, wanted)
-        elif weight.ndim == 3:
-            made[name] = weight
         else:
             both = parts if reads_both else None
             made[name] = _widened(weight, wanted, both, generator)
