@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 # The name of a device that every build of torch knows and that holds nothing itself.
 ELSEWHERE = torch.device("meta")
-# What a GPU takes from both sides: copies, and a tensor there indexed by one from here.
+# What a GPU takes from both sides: copies, and a tensor there indexed by one from here, but not filled with one.
 _MIXING = {"_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_"}
+_JOINING = {"stack", "cat"}
 
 
 class _Far(Tensor):
@@ -52,9 +53,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func._schema.name.split("::")[1]
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     far = [tensor for tensor in tensors if isinstance(tensor, _Far)]
-    # A single number from the CPU is welcome everywhere.
-    near = [tensor for tensor in tensors if not isinstance(tensor, _Far) and tensor.dim() > 0]
-    if far and near and (name not in _MIXING or (name.startswith("index") and not isinstance(args[0], _Far))):
+    # A single number from the CPU is welcome everywhere but in a row of others.
+    near = [t for t in tensors if not isinstance(t, _Far) and (t.dim() > 0 or name in _JOINING)]
+    # Of what is indexed: itself, and what it is filled with; not the indices.
+    indexed = [args[0], *args[2:3]] if "index" in name and name in _MIXING else []
+    if far and near and (name not in _MIXING or any(value is tensor for value in indexed for tensor in near)):
         raise RuntimeError(f"{func}: tensors of two devices, {[tuple(tensor.shape) for tensor in near]} here")
     device = kwargs.get("device")
     result_is_far = bool(far) if device is None else torch.device(device) == ELSEWHERE

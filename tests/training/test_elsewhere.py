@@ -42,6 +42,11 @@ def test_the_device_notices_what_a_gpu_would(elsewhere: torch.device) -> None:
         torch.add(here, there)
     with pytest.raises(RuntimeError, match="two devices"):
         here[torch.tensor([0, 1], device=elsewhere)]
+    there[torch.tensor([0, 1])] = torch.rand(2, 2).to(elsewhere)
+    with pytest.raises(RuntimeError, match="two devices"):
+        there[torch.tensor([0, 1])] = torch.rand(2, 2)
+    with pytest.raises(RuntimeError, match="two devices"):
+        torch.stack([there.sum(), torch.ones(())])
     with pytest.raises(RuntimeError, match="generator"):
         torch.rand(2, generator=torch.Generator(), device=elsewhere)
 
