@@ -497,6 +497,16 @@ def sample(
     ] = "none",
     seed: Annotated[str, typer.Option(metavar="N,...", help="Same seed, same image.")] = "0",
     guidance_scale: Annotated[str, typer.Option(metavar="S,...", help="1 is no guidance.")] = "7.5",
+    guidance_above: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="T",
+            help="Guide from this timestep up, else s = 1; miniature 500, others 0.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, max=64, help="Seeds from --seed on; 4.", show_default=False)
     ] = None,
@@ -518,7 +528,9 @@ def sample(
     """
     from dreamfusion.commands.sample import SampleRequest, sample
 
-    request = SampleRequest(prompt, view, seed, guidance_scale, count, steps, scheduler, model, output)
+    request = SampleRequest(
+        prompt, view, seed, guidance_scale, guidance_above, count, steps, scheduler, model, output
+    )
     sample(request, device.value)
 
 

@@ -9,7 +9,8 @@
   guides nothing; the held-out captions apart from the others.
 - views: pictures of single nouns asked for from each side. A picture's side is that of the nearest true picture of its caption
   (`evaluation.ground_truth.ViewBank`); true pictures are asked the same first, and nouns whose sides it cannot tell (a ball's, a
-  mushroom's) are left out.
+  mushroom's) are left out. Beside it, to see where a side is lost: true pictures that the denoiser draws anew from part of
+  their noise, told their own side. From little noise the side is certain, and what is not seen any more was lost in the drawing.
 - sheet: the first 100 captions as `sheet.png`, one picture each, first seed.
 
 Writes `results.json` and `table.md` into `--output`.
@@ -44,6 +45,8 @@ BATCH = 16
 # A noun's sides count as told apart when so many of its true pictures are seen from the right one.
 TOLD_APART = 0.85
 QUERY_SCENES, QUERY_VIEWS = 6, 16
+# True pictures are redrawn from the noise of these timesteps, every so many of a noun's.
+REDRAWN_FROM, REDRAWN_EVERY = (300, 500, 700), 6
 
 
 @dataclass
@@ -89,10 +92,31 @@ class Measuring:
             with Bar("sampling", unit="step") as bar:
                 images = sample_images(
                     self.guidance, missing, [SEED], (self.options.guidance_scale,), self.options.steps,
-                    on_step=bar, batch_size=BATCH,
+                    on_step=bar, batch_size=BATCH, guidance_above=self.options.guidance_above,
                 )[:, 0, 0]  # fmt: skip
             self.drawn.update(zip(missing, images, strict=True))
         return torch.stack([self.drawn[text] for text in texts])
+
+    def redraw(self, images: Tensor, texts: Sequence[str], timestep: int) -> Tensor:
+        """Pictures "n h w 3", noised up to `timestep` and denoised again as `draw` does, each by its own text."""
+        import torch
+
+        from dreamfusion.guidance.schedulers import load_sampler
+        from dreamfusion.guidance.sds import guided_output
+
+        guidance = self.guidance
+        embeddings = guidance.encode_texts([*texts, ""])
+        cond, uncond = embeddings[: len(texts)], embeddings[[len(texts)]].repeated(len(texts))
+        sampler = load_sampler(guidance.directory, guidance.pixels, "DDIM", self.options.steps)
+        left = sampler.timesteps[(sampler.timesteps - timestep).abs().argmin() :]
+        latents = guidance.encode(images)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED))
+        latents = sampler.add_noise(latents, noise, left[0].expand(len(images)))
+        for step in left:
+            scale = self.options.guidance_scale if step >= self.options.guidance_above else 1.0
+            output = guided_output(guidance.denoise, latents, step.expand(len(images)), cond, uncond, scale)
+            latents = sampler.step(output, step, latents).prev_sample
+        return guidance.decode(latents)
 
     def told(self, what: str, number: str) -> None:
         """A row of the table."""
@@ -187,22 +211,32 @@ def views(of: Measuring) -> dict[str, Any]:
         if row["truth"]["right"] >= TOLD_APART:
             texts = [f"{plain_caption(spec)}, {view} view" for view in VIEWS]
             row["samples"] = agreement(bank.views_seen(of.draw(texts)), VIEWS)
+            some, words = true_images[::REDRAWN_EVERY], true_words[::REDRAWN_EVERY]
+            texts = [f"{plain_caption(spec)}, {word} view" for word in words]
+            for timestep in REDRAWN_FROM:
+                seen = bank.views_seen(of.redraw(some, texts, timestep))
+                row[f"redrawn_{timestep}"] = agreement(seen, words)
         rows.append(row)
         print(
             f"  {noun:20s} {row['truth']['right']:.2f}  {row.get('samples', {}).get('right', '')}", flush=True
         )
-    told = [row for row in rows if "samples" in row]
-    if told:
-        for kind, what in (("truth", "true pictures"), ("samples", "samples")):
-            shares = [
-                100 * float(np.mean([row[kind][key] for row in told]))
-                for key in ("right", "right_with_sides")
-            ]
-            of.told(
-                f"view word right, {what} of {len(told)} nouns (of {len(rows)}; left and right told apart)",
-                f"{shares[0]:.0f} % ({shares[1]:.0f} %)",
-            )
+    tell_views(of, rows)
     return {"rows": rows}
+
+
+def tell_views(of: Measuring, rows: Sequence[dict[str, Any]]) -> None:
+    """Means over the nouns whose sides are told."""
+    told = [row for row in rows if "samples" in row]
+    kinds = {"truth": "true pictures", "samples": "samples"}
+    kinds |= {f"redrawn_{at}": f"true pictures redrawn from timestep {at}" for at in REDRAWN_FROM}
+    for kind, what in kinds.items() if told else ():
+        either, apart = (
+            100 * float(np.mean([row[kind][key] for row in told])) for key in ("right", "right_with_sides")
+        )
+        of.told(
+            f"view word right, {what} of {len(told)} nouns (of {len(rows)}; left and right told apart)",
+            f"{either:.0f} % ({apart:.0f} %)",
+        )
 
 
 def true_pictures(world: World, spec: Any) -> tuple[Tensor, list[str]]:
@@ -279,12 +313,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=256, help="for the autoencoder")
     parser.add_argument("--nouns", type=int, default=60, help="for the views; more are drawn from")
     parser.add_argument("--guidance-scale", type=float, default=7.5)
+    parser.add_argument(
+        "--guidance-above", type=int, help="guide from this timestep up; the miniature's default"
+    )
     parser.add_argument("--steps", type=int, default=50, help="of DDIM")
     parser.add_argument("--output", type=Path, help="outputs/measured, or measured-wide")
     options = parser.parse_args(argv)
     options.output = options.output or Path("outputs/measured" + ("-wide" if options.world == "wide" else ""))
     prompts, captions = COUNTS[options.world]
     options.prompts, options.captions = options.prompts or prompts, options.captions or captions
+    if options.guidance_above is None:
+        from dreamfusion.guidance.models import guidance_above
+
+        # A directory of weights that may ship is measured as they would be.
+        options.guidance_above = guidance_above("miniature")
     return options
 
 

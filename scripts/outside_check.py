@@ -157,6 +157,7 @@ def samples_of(model: str, nouns: Iterable[str], scale: float, steps: int) -> tu
 
     from dreamfusion.config import GuidanceConfig
     from dreamfusion.guidance.factory import make_guidance
+    from dreamfusion.guidance.models import guidance_above
     from dreamfusion.guidance.sampling import sample_images
     from dreamfusion.miniature.captions import with_article
     from dreamfusion.progress import Bar
@@ -166,7 +167,7 @@ def samples_of(model: str, nouns: Iterable[str], scale: float, steps: int) -> tu
     with Bar("sampling", unit="step") as bar:
         images = sample_images(
             guidance, [with_article(noun) for noun in nouns], list(range(SAMPLES)), (scale,), steps, on_step=bar,
-            batch_size=16,
+            batch_size=16, guidance_above=guidance_above("miniature"),
         )[:, 0]  # fmt: skip
     return dict(zip(nouns, images, strict=True)), guidance
 

@@ -31,6 +31,7 @@ class SampleRequest:
     view: str
     seed: str
     guidance_scale: str
+    guidance_above: int | None
     count: int | None
     steps: int
     scheduler: str
@@ -92,6 +93,7 @@ def sample(request: SampleRequest, device: str) -> None:
         scheduler=scheduler,
         steps=request.steps,
         guidance_scales=grid.scales,
+        guidance_above=_guidance_above(request),
         seeds=grid.seeds,
     )
 
@@ -113,6 +115,12 @@ def _grid(request: SampleRequest) -> Grid:
     if pictures > LARGEST:
         raise ConfigError("the grid is too large", expected=f"{LARGEST} pictures at most", got=str(pictures))
     return Grid(views, scales, seeds)
+
+
+def _guidance_above(request: SampleRequest) -> int:
+    from dreamfusion.guidance.models import guidance_above
+
+    return guidance_above(request.model) if request.guidance_above is None else request.guidance_above
 
 
 def _check_output(path: Path, folder: Path) -> None:
@@ -150,8 +158,9 @@ def _draw(
         guidance = make_guidance(config, prompt, chosen)
     with Bar("sampling", unit="step") as bar:
         images = sample_images(
-            guidance, texts, grid.seeds, grid.scales, request.steps, scheduler, on_step=bar
-        )
+            guidance, texts, grid.seeds, grid.scales, request.steps, scheduler, on_step=bar,
+            guidance_above=_guidance_above(request),
+        )  # fmt: skip
     return images, texts
 
 

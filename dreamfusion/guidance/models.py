@@ -58,6 +58,11 @@ def aliases() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
 
 
+def guidance_above(name: str) -> int:
+    """The timestep from which pictures of this model are guided unless the user says another: that of its alias, else 0."""
+    return aliases().get(name.partition("@")[0], {}).get("guidance_above", 0)
+
+
 def find_model(name: str, probe_hub: bool = False, single_file_config: str | None = None) -> ResolvedModel:
     """Say where the model `name` is, without reading a weight.
 

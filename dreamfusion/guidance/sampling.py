@@ -31,6 +31,7 @@ def sample_images(
     negative_prompt: str = "",
     on_step: Callable[[int, int], None] | None = None,
     batch_size: int = BATCH,
+    guidance_above: int = 0,
 ) -> Float[Tensor, "texts scales seeds h w 3"]:
     """The frozen model's own pictures, in [0, 1] on the CPU: one of each text with each guidance scale and each seed.
 
@@ -47,6 +48,8 @@ def sample_images(
         negative_prompt: what the pictures should not show.
         on_step: called with the model's calls done and their number, for a progress bar.
         batch_size: pictures at once; a small model is twice as fast with 16.
+        guidance_above: guide from this timestep up only; in less noise the model is asked once, with the text alone, as if
+            s were 1 (Kynkäänniemi et al., arXiv 2404.07724). What is drawn is decided above, and below it guidance overdraws.
 
     Raises PromptError for a text that the text encoder would cut, ConfigError for steps that the scheduler cannot make.
     """
@@ -65,7 +68,9 @@ def sample_images(
                 on_step(before + call, total)
 
         conds = embeddings[[text for text, _ in batch]]
-        images.append(_draw(guidance, sampler, conds, uncond, [seed for _, seed in batch], scale, tell).cpu())
+        drawn = [seed for _, seed in batch]
+        scales = [float(scale) if step >= guidance_above else 1.0 for step in sampler.timesteps.tolist()]
+        images.append(_draw(guidance, sampler, conds, uncond, drawn, scales, tell).cpu())
     grid = torch.cat(images).unflatten(0, (len(guidance_scales), len(texts), len(seeds)))
     return grid.transpose(0, 1)
 
@@ -76,10 +81,13 @@ def _draw(
     conds: TextEmbeddings,
     uncond: TextEmbeddings,
     seeds: Sequence[int],
-    guidance_scale: float | int,
+    guidance_scales: Sequence[float],
     on_call: Callable[[int], None],
 ) -> Float[Tensor, "seeds h w 3"]:
-    """One picture a text and its seed. The sampler is a new one, timesteps set: several kinds remember their last steps."""
+    """One picture a text and its seed, with a guidance scale for each of the sampler's calls.
+
+    The sampler is a new one, timesteps set: several kinds remember their last steps.
+    """
     generators = [Generator().manual_seed(seed) for seed in seeds]
     uncond = uncond.repeated(len(seeds))
     side = guidance.image_size // guidance.latent_scale
@@ -89,13 +97,11 @@ def _draw(
     latents = noise.to(guidance.device) * sampler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(sampler.step).parameters
     options: dict[str, Any] = {"generator": generators} if takes_generator else {}
-    for call, timestep in enumerate(sampler.timesteps, start=1):
+    for call, (timestep, scale) in enumerate(zip(sampler.timesteps, guidance_scales, strict=True), start=1):
         # Those that count in sigmas keep latents of growing variance, which the model has never seen.
         noisy = sampler.scale_model_input(latents, timestep)
         # The sampler wants the model's own kind of output, guidance being linear in either.
-        output = guided_output(
-            guidance.denoise, noisy, timestep.expand(len(seeds)), conds, uncond, float(guidance_scale)
-        )
+        output = guided_output(guidance.denoise, noisy, timestep.expand(len(seeds)), conds, uncond, scale)
         latents = sampler.step(output, timestep, latents, **options).prev_sample
         on_call(call)
     return guidance.decode(latents)

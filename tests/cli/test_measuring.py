@@ -16,7 +16,7 @@ from dreamfusion.evaluation.text_scores import Renders
 from dreamfusion.miniature.ground_truth import World, of_wide, open_world
 from dreamfusion.miniature.nouns import NOUNS
 from dreamfusion.miniature.wide import WideWorld
-from dreamfusion.miniature.world import ALWAYS_HELD_OUT_PAIR
+from dreamfusion.miniature.world import ALWAYS_HELD_OUT_PAIR, SceneSpec, Thing
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
@@ -169,9 +169,21 @@ def test_every_number_of_the_models_is_measured(
     assert all(row["held_out"] and 1 <= row["rank"] <= 100 for row in found["samples"]["rows"])
     (row,) = found["views"]["rows"]
     assert row["truth"]["right"] >= row["truth"]["right_with_sides"] > 0.2 and "samples" in row
+    assert set(row) == {"noun", "truth", "samples", "redrawn_300", "redrawn_500", "redrawn_700"}
     table = (tmp_path / "table.md").read_text()
-    assert table.count("\n") == 2 + 5 and "samples of 3 held-out captions, first among 100" in table
+    assert table.count("\n") == 2 + 8 and "samples of 3 held-out captions, first among 100" in table
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_what_is_redrawn_from_less_noise_stays_nearer(scripts: Any) -> None:
+    script = scripts("measure_miniature")
+    of = script.Measuring(script.parse(["--steps", "20"]), open_world("core"))
+    images, words = script.true_pictures(of.world, SceneSpec((Thing("car", "red"),)))
+    texts = [f"a red car, {word} view" for word in words[:4]]
+    with torch.no_grad():
+        away = [(of.redraw(images[:4], texts, at) - images[:4]).square().mean() for at in (100, 500, 900)]
+        assert of.redraw(images[:4], texts, 100).equal(of.redraw(images[:4], texts, 100))
+    assert away[0] < 0.01 and away[0] < away[1] < away[2]
 
 
 def test_a_stage_that_is_none_is_told(scripts: Any, capsys: pytest.CaptureFixture[str]) -> None:

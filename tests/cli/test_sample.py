@@ -59,6 +59,18 @@ def test_a_picture_is_its_seeds_whatever_else_is_drawn(dreamfusion: Call, tiny_m
     assert len(dreamfusion(*words).events[0]["images"]) == 4
 
 
+def test_the_miniature_is_guided_in_strong_noise_only(dreamfusion: Call, tiny_model: Path) -> None:
+    words = ("sample", "a cat", "--steps", "4", "--count", "1", "--device", "cpu")
+    default, same, everywhere = (
+        dreamfusion(*words, "--output", f"{index}.png", *more).events[0]
+        for index, more in enumerate(([], ["--guidance-above", "500"], ["--guidance-above", "0"]))
+    )
+    assert [event["guidance_above"] for event in (default, same, everywhere)] == [500, 500, 0]
+    first, second, third = (pixels(event["images"][0]) for event in (default, same, everywhere))
+    assert (first == second).all() and (first != third).any()
+    assert dreamfusion(*words, "--model", tiny_model).events[0]["guidance_above"] == 0
+
+
 @pytest.mark.parametrize(("words", "code", "parts"), [
     (["--scheduler", "dpmsolver-multistp"], 11, ["--scheduler: expected one of DDIM, ", "Did you mean DPMSolverMultistep"]),
     (["--view", "frnt"], 11, ["--view: expected front, ", "got 'frnt'. Did you mean 'front'?"]),

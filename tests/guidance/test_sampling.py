@@ -93,6 +93,29 @@ def test_a_cell_is_its_own_text_scale_and_seed(guidance: DiffusionGuidance) -> N
     assert different.min() > 1e-3
 
 
+def test_below_a_timestep_the_model_is_asked_without_guidance(
+    guidance: DiffusionGuidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(scale: float, above: int) -> torch.Tensor:
+        return sample_images(guidance, ["a duck"], [0], [scale], 4, guidance_above=above)[0, 0, 0]
+
+    asked: list[tuple[int, int]] = []
+    denoise = guidance.denoise
+
+    def counted(latents: torch.Tensor, timesteps: torch.Tensor, embeddings: Any) -> torch.Tensor:
+        asked.append((int(timesteps[0]), len(latents)))
+        return denoise(latents, timesteps, embeddings)
+
+    monkeypatch.setattr(guidance, "denoise", counted)
+    drawn = draw(4.0, 500)
+    timesteps = [timestep for timestep, _ in asked]
+    # Both sides have steps, and the one without guidance needs the text alone.
+    assert timesteps[1] > 500 > timesteps[2]
+    assert asked == [(timestep, 2 if timestep >= 500 else 1) for timestep in timesteps]
+    assert draw(4.0, 1000).equal(draw(1.0, 0)) and draw(4.0, timesteps[-1]).equal(draw(4.0, 0))
+    assert min((drawn - draw(scale, 0)).abs().max() for scale in (1.0, 4.0)) > 1e-3
+
+
 @pytest.mark.parametrize(("said", "meant"), [
     ("DPMSolverMultistep", "DPMSolverMultistep"),
     ("dpm-solver-multistep", "DPMSolverMultistep"),
