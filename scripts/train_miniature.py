@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     from dreamfusion.errors import DreamfusionError
     from dreamfusion.miniature.training.export import PACKAGE
     from dreamfusion.miniature.training.loop import Budget
-    from dreamfusion.miniature.training.plan import Plan, pick_device, say
+    from dreamfusion.miniature.training.plan import Plan, pick_device, say, settle_world
     from dreamfusion.miniature.training.stages import RUNNERS, STAGES
 
     if options.threads:
@@ -104,26 +104,26 @@ def main(argv: list[str] | None = None) -> int:
                 fall=options.fall,
             )
             say(f"stage {stage} on {device}")
-            RUNNERS[stage](
-                Plan(
-                    work=options.work,
-                    device=device,
-                    budget=budget,
-                    seed=options.seed,
-                    shards=options.shards,
-                    shard_size=options.shard_size,
-                    workers=options.workers,
-                    from_shipped=options.from_shipped,
-                    text_tower=options.text_tower,
-                    batch_size=options.batch_size,
-                    learning_rate=options.learning_rate,
-                    muon=options.muon,
-                    follow=options.follow,
-                    package=options.package or PACKAGE,
-                    world=options.world,
-                    meshes=options.meshes,
-                )
+            plan = Plan(
+                work=options.work,
+                device=device,
+                budget=budget,
+                seed=options.seed,
+                shards=options.shards,
+                shard_size=options.shard_size,
+                workers=options.workers,
+                from_shipped=options.from_shipped,
+                text_tower=options.text_tower,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                muon=options.muon,
+                follow=options.follow,
+                package=options.package or PACKAGE,
+                world=options.world,
+                meshes=options.meshes,
             )
+            settle_world(plan)
+            RUNNERS[stage](plan)
     except DreamfusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

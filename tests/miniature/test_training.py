@@ -862,6 +862,11 @@ def test_the_scripts_options_reach_the_plan_and_a_bad_one_is_told_in_a_line(
     assert (plain.budget.minutes, plain.budget.fall, plain.follow) == (45.0, 0.0, False)
     assert main([*words, "--fall", "2"]) == 1
     assert capsys.readouterr().err.startswith("error: the learning rate cannot fall over this share")
+    # The folder is the core world's by now.
+    assert main([*words, "--world", "wide"]) == 1 and len(plans) == 2
+    assert "is of the core world: got --world wide. Say its --world" in capsys.readouterr().err
+    assert main([*words[:-1], str(tmp_path / "new"), "--world", "wide"]) == 0
+    assert plans[2].world == "wide" and (tmp_path / "new" / "wide.world").is_file()
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

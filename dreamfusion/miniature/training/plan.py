@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dreamfusion.errors import DeviceError
+from dreamfusion.errors import DeviceError, DreamfusionError
 from dreamfusion.miniature.training import export
 from dreamfusion.miniature.training.loop import Budget
 from dreamfusion.miniature.training.models import Sizes
@@ -78,6 +78,23 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"device {name!r} is not there", hint="use --device auto") from error
     return device
+
+
+def settle_world(plan: Plan) -> None:
+    """Marks the work folder as this world's: captions and word list of the other would be taken as well, and be wrong.
+
+    Raises:
+        DreamfusionError: if it is another world's.
+    """
+    marks = {path.stem for path in plan.work.glob("*.world")}
+    if other := marks - {plan.world}:
+        raise DreamfusionError(
+            f"what lies in {plan.work} is of the {other.pop()} world",
+            got=f"--world {plan.world}",
+            hint="say its --world, or another --work",
+        )
+    plan.work.mkdir(parents=True, exist_ok=True)
+    (plan.work / f"{plan.world}.world").touch()
 
 
 def judge_plan(plan: Plan) -> Plan:
