@@ -168,7 +168,7 @@ def test_if_predicts_as_its_pipeline(tiny_if: Path, if_steps):
         assert expected.shape[1] == 6
         got = guided_output(guidance.denoise, sample, torch.tensor([timestep]), cond, uncond, 7.0)
         # The pipeline's output has the variance behind the noise.
-        torch.testing.assert_close(got, expected[:, :3], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, expected[:, :3], rtol=1e-4, atol=3e-5)
 
 
 def test_if_distils_in_pixels_by_its_own_noise_schedule(tiny_if: Path, if_steps):
