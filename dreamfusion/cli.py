@@ -503,7 +503,7 @@ def sample(
             min=0,
             max=1000,
             metavar="T",
-            help="Guide from this timestep up, else s = 1; miniature 500, others 0.",
+            help="Timesteps below T are not guided; miniature 500, others 0.",
             show_default=False,
         ),
     ] = None,

@@ -10,7 +10,7 @@
 - views: pictures of single nouns asked for from each side. A picture's side is that of the nearest true picture of its caption
   (`evaluation.ground_truth.ViewBank`); true pictures are asked the same first, and nouns whose sides it cannot tell (a ball's, a
   mushroom's) are left out. Beside it, to see where a side is lost: true pictures that the denoiser draws anew from part of
-  their noise, told their own side. From little noise the side is certain, and what is not seen any more was lost in the drawing.
+  their noise, told their own side. In little noise the side can still be seen: where it is lost from there, the drawing lost it.
 - sheet: the first 100 captions as `sheet.png`, one picture each, first seed.
 
 Writes `results.json` and `table.md` into `--output`.
@@ -45,7 +45,7 @@ BATCH = 16
 # A noun's sides count as told apart when so many of its true pictures are seen from the right one.
 TOLD_APART = 0.85
 QUERY_SCENES, QUERY_VIEWS = 6, 16
-# True pictures are redrawn from the noise of these timesteps, every so many of a noun's.
+# From the noise of these timesteps one in so many of a noun's true pictures is redrawn.
 REDRAWN_FROM, REDRAWN_EVERY = (300, 500, 700), 6
 
 

@@ -68,9 +68,9 @@ def sample_images(
                 on_step(before + call, total)
 
         conds = embeddings[[text for text, _ in batch]]
-        drawn = [seed for _, seed in batch]
+        batch_seeds = [seed for _, seed in batch]
         scales = [float(scale) if step >= guidance_above else 1.0 for step in sampler.timesteps.tolist()]
-        images.append(_draw(guidance, sampler, conds, uncond, drawn, scales, tell).cpu())
+        images.append(_draw(guidance, sampler, conds, uncond, batch_seeds, scales, tell).cpu())
     grid = torch.cat(images).unflatten(0, (len(guidance_scales), len(texts), len(seeds)))
     return grid.transpose(0, 1)
 

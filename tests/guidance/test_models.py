@@ -189,6 +189,12 @@ def test_an_alias_can_be_pinned(tiny_sd1: Path, hub_cache: Path):
         find_model("miniature@v1")
 
 
+def test_a_pinned_alias_is_guided_as_the_alias(monkeypatch):
+    monkeypatch.setitem(aliases()["sd-1.5"], "guidance_above", 300)
+    names = ("sd-1.5", "sd-1.5@0123abc", "someone/sd-1.5", "sd-2.1-base", "miniature")
+    assert [models.guidance_above(name) for name in names] == [300, 300, 0, 0, 500]
+
+
 def test_nobody_is_sent_to_the_command_that_just_failed():
     with pytest.raises(ModelNotFoundError, match=r"Look at the network and the name") as error:
         fetch_model(find_model("sd-1.5"))
