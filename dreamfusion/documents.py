@@ -91,6 +91,22 @@ def is_regular(path: Path, under: Path | None = None) -> bool:
     return True
 
 
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`; False, and no error, for a name that the system refuses (too long, no permission)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def expanded(name: str | Path) -> Path:
+    """As `Path.expanduser`; the name of a user that is not known stays as it is, so that no file is found there."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def is_folder_under(path: Path, under: Path) -> bool:
     """Whether `path` is a folder that really lies under the folder `under`."""
     try:
@@ -136,12 +152,21 @@ def read_bytes(
     """The content of a regular file; see `open_regular` for the arguments and what is refused."""
     with open_regular(path, error=error, under=under, max_bytes=max_bytes, name=name) as file:
         try:
-            content = file.read(max_bytes + 1)
+            content = _up_to(file, max_bytes)
         except OSError as problem:
             raise error(f"{name or path} cannot be read ({reason(problem)})") from None
     if len(content) > max_bytes:  # it grew, or is one of those that have no size
         raise error(f"{name or path} has more than the {max_bytes:,} bytes that are expected at most")
     return content
+
+
+def _up_to(file: BinaryIO, max_bytes: int) -> bytes:
+    """All of a file, or more than `max_bytes` of it; `read` with a number would ask for that much memory at once."""
+    parts, length, left = [], 0, os.fstat(file.fileno()).st_size
+    while length <= max_bytes and (part := file.read(max(left - length, 0) + 64 * KIB)):
+        parts.append(part)
+        length += len(part)
+    return b"".join(parts)
 
 
 def read_text(
