@@ -16,23 +16,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError
+from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError, shown
 from dreamfusion.runs import checkpoint, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
 
-_RUN = re.compile(r"(\d{4,})-(.+)")
-_RESERVED = re.compile(r"\.(\d{4,})")
+_RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
+_RESERVED = re.compile(r"\.([0-9]{4,9})")
 _SLUG_LENGTH = 60
 
 
@@ -108,7 +109,11 @@ class RunDirectory:
         Raises:
             ConfigError: the file was damaged or belongs to another version; the message names it.
         """
-        return load_config(self.config_path)
+        return self.config_with(())
+
+    def config_with(self, overrides: Sequence[str]) -> ExperimentConfig:
+        """The run's configuration with `--set` texts over it; the errors are those of `config`."""
+        return load_config(self.config_path, overrides, run=self.path)
 
     def manifest(self) -> dict[str, Any]:
         return manifest.read(self.manifest_path)
@@ -145,17 +150,22 @@ class RunDirectory:
             status=status,
             step=step,
             steps=config.training.steps,
-            created=told.get("created", ""),
+            created=_text(told.get("created")),
             has_checkpoint=bool(checkpoint.listing(self.checkpoints)),
             message=state.get("message", ""),
         )
 
     def _state(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = documents.read_json(self.state_path, error=RunNotFoundError, under=self.path)
+        except RunNotFoundError:
             return {}
-        return content if isinstance(content, dict) else {}
+        return {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def _text(value: Any) -> str:
+    """What a stranger's file says where a text belongs."""
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -242,9 +252,10 @@ def _highest(output_root: Path) -> int:
 
 
 def _runs(output_root: Path) -> list[RunDirectory]:
-    if not output_root.is_dir():
-        return []
-    found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
+    with _reading(output_root):
+        if not output_root.is_dir():
+            return []
+        found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
     return sorted((RunDirectory(entry) for entry in found), key=lambda run: (run.number, run.path.name))
 
 
@@ -272,7 +283,9 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return runs[-1]
     path = Path(reference)
-    if path.is_dir() and not reference.isdecimal():
+    with _reading(path):
+        is_folder = path.is_dir()
+    if is_folder and not reference.isdecimal():
         if not (path / "config.yaml").is_file():
             raise RunNotFoundError(
                 f"{path} is not a run",
@@ -281,15 +294,26 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return RunDirectory(path)
     if reference.isdecimal():
-        matching = [run for run in runs if run.number == int(reference)]
+        matching = [run for run in runs if str(run.number) == (reference.lstrip("0") or "0")]
     else:
         matching = [run for run in runs if reference in (run.path.name, run.name)]
         matching = matching or [run for run in runs if slug(reference) in (run.path.name, run.name)]
     if not matching:
         raise RunNotFoundError(
-            f"there is no run {reference!r} in {output_root}", hint=_known(runs, reference)
+            f"there is no run {shown(reference)} in {output_root}", hint=_known(runs, reference)
         )
     return matching[-1]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The system's refusals to look at `path` (no permission, a name too long) as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunNotFoundError(
+            f"{shown(str(path), 200)} cannot be read", got=documents.reason(error)
+        ) from error
 
 
 def _known(runs: list[RunDirectory], reference: str) -> str:
@@ -312,14 +336,14 @@ def check_writable(output_root: Path) -> None:
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
-    if output_root.exists() and not output_root.is_dir():
-        raise OutputError(
-            f"{output_root} cannot be used for runs",
-            expected="a folder",
-            got="a file",
-            hint="choose another folder with --output DIR",
-        )
     with output_errors(output_root):
+        if output_root.exists() and not output_root.is_dir():
+            raise OutputError(
+                f"{output_root} cannot be used for runs",
+                expected="a folder",
+                got="a file",
+                hint="choose another folder with --output DIR",
+            )
         absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
         output_root.mkdir(parents=True, exist_ok=True)
         probe = output_root / f".probe.{os.getpid()}"

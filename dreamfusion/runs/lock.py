@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from dreamfusion import documents
 from dreamfusion.errors import OutputError
-from dreamfusion.runs.files import output_errors
+from dreamfusion.runs.files import open_to_append, output_errors
 
 _PATIENCE_S = 0.5
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: io.BufferedIOBase) -> bool:
     if os.name == "nt":
         import msvcrt
 
@@ -43,7 +44,7 @@ def held(path: Path) -> Iterator[None]:
         OutputError: another living process holds it; the message has its process id.
     """
     with output_errors(path):
-        file = path.open("a+", encoding="utf-8")
+        file = open_to_append(path)
     with file:
         # A listing looks at the lock by taking it for an instant; that must not turn a start away.
         deadline = time.monotonic() + _PATIENCE_S
@@ -54,7 +55,7 @@ def held(path: Path) -> Iterator[None]:
             file.seek(0)
             raise OutputError(
                 f"{path.parent} is being written by another process",
-                got=f"process {file.read().strip() or 'unknown'}",
+                got=f"process {file.read(20).decode('ascii', 'replace').strip() or 'unknown'}",
                 hint="wait until it ends, or stop it with Ctrl-C",
             )
         # Past Python's buffer, which a full disk would leave filled for `close` to fail on.
@@ -67,7 +68,10 @@ def held(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock file `path`."""
     try:
-        with path.open("a+" if os.name == "nt" else "r", encoding="utf-8") as file:
+        if os.name == "nt":
+            with open_to_append(path) as file:
+                return not _try_lock(file)
+        with documents.open_regular(path, error=OutputError, under=path.parent) as file:
             return not _try_lock(file)
-    except OSError:
+    except (OSError, OutputError):
         return False
