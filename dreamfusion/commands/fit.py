@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import DatasetError
-from dreamfusion.progress import Bar, notice, result
+from dreamfusion.progress import Bar, check_printed, notice, result
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically, write_json
 
@@ -76,6 +76,7 @@ def fit(request: FitRequest) -> None:
     _tell(dataset)
     if request.dry_run:
         print_plan(config)
+        check_printed()
         return
     name = request.name or _folder_name(request.dataset)
     train_run(create(request.output, config, name), config, device, dataset=dataset)

@@ -21,7 +21,7 @@ from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError
-from dreamfusion.progress import Bar, busy, event, notice, result, silence
+from dreamfusion.progress import Bar, busy, check_printed, event, notice, result, silence
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
@@ -80,6 +80,7 @@ def train(request: TrainRequest) -> None:
         print_plan(config, device)
         if request.probe:
             _print_probe(config, device)
+        check_printed()
         return
     from dreamfusion.runs.directory import create, discard_unused
 
