@@ -20,7 +20,7 @@ def _command_line() -> None:
         main()
     except SystemExit as end:
         if not end.code and (reason := lost_output()):
-            print(f"standard output cannot be written: {reason}", file=sys.stderr)
+            sys.stderr.write(f"standard output cannot be written: {reason}\n")
         raise
 
 
