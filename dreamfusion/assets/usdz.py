@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import trimesh
 from dreamfusion.assets.gltf import png
 from dreamfusion.assets.texture import Texture
 from dreamfusion.errors import OutputError
+from dreamfusion.temporary import scratch_folder
 
 
 def check_usd() -> None:
@@ -46,8 +45,7 @@ def usdz(
     check_usd()
     from pxr import Sdf, Usd, UsdGeom, UsdUtils
 
-    with tempfile.TemporaryDirectory(prefix="dreamfusion-usd-") as name:
-        folder = Path(name)
+    with scratch_folder("usd") as folder:
         stage: Any = Usd.Stage.CreateNew(str(folder / "object.usdc"))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, metres_per_unit)

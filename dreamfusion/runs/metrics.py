@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dreamfusion.errors import OutputError
 from dreamfusion.runs.files import output_errors
+from dreamfusion.runs.lock import is_same_file
 
 
 class MetricsWriter:
@@ -34,7 +36,13 @@ class MetricsWriter:
         self.close()
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one step's numbers; a number that is not finite becomes null, because JSON has none."""
+        """Append one step's numbers; a number that is not finite becomes null, because JSON has none.
+
+        Raises:
+            OutputError: the disk refused, or the file was deleted or renamed.
+        """
+        if not is_same_file(self.path, self._file):
+            raise OutputError(f"{self.path} was deleted or renamed while it was in use")
         line = json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
         with output_errors(self.path):
             self._file.write(line.encode())
