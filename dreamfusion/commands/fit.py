@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamfusion.commands.finished import check_folder
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import DatasetError
 from dreamfusion.progress import Bar, check_printed, notice, result
@@ -143,6 +144,11 @@ def is_measured(run: RunDirectory) -> bool:
     return (run.path / EVALUATION).is_file()
 
 
+def forget_measurement(run: RunDirectory) -> None:
+    """Remove the scores of a run that is trained on: they are no longer its own."""
+    (run.path / EVALUATION).unlink(missing_ok=True)
+
+
 def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, truth: str | None) -> None:
     """Write the held-out renders beside their photographs and the numbers of each, and say the means.
 
@@ -188,6 +194,7 @@ def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset)
             sheet = contact_sheet(
                 _stacked([to_uint8(part) for part in (view.photograph, view.render, difference)])
             )
+            check_folder(run.path / HELD_OUT)
             write_image(sheet, run.path / HELD_OUT / f"{len(rows):03d}.png")
             rows.append((view.name, view.psnr, view.ssim))
     table = io.StringIO()

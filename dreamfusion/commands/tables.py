@@ -14,8 +14,13 @@ from dreamfusion.progress import check_printed, event, result
 def print_runs(output: Path) -> None:
     """All runs under `output` as a table, or as JSON lines where stdout is no terminal."""
     from dreamfusion.runs.directory import RunInfo, listing
+    from dreamfusion.runs.leftovers import clean_root
+    from dreamfusion.runs.recovery import recover
 
+    clean_root(output)
     infos = listing(output)
+    for info in infos:
+        recover(info.run)
     for info in infos:
         event(
             number=info.number,

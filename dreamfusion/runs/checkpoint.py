@@ -177,12 +177,26 @@ def way_out(path: Path, is_usable: Callable[[dict[str, Any], dict[str, Any]], bo
             doomed.append(candidate)
             continue
         newer = [other for other in doomed if step_of(other) > step_of(candidate)]
+        if not newer:
+            return (
+                f"the newest checkpoint that can be used is that of step {step_of(candidate)} ({candidate})"
+            )
         what = "that folder" if newer == [path] else " and ".join(other.name for other in newer)
         return (
             f"delete {what} to resume from the newest checkpoint that can be used, of step "
             f"{step_of(candidate)} ({candidate})"
         )
     return "no other checkpoint can be used, so start a new run with `dreamfusion train`"
+
+
+def unusable(
+    path: Path, error: CheckpointCorruptError, is_usable: Callable[[dict[str, Any], dict[str, Any]], bool]
+) -> CheckpointCorruptError:
+    """`error`, which came of using what is in `path`, with that path and the way to a checkpoint that can be used."""
+    advice = way_out(path, is_usable)
+    # Where none can be, it is the configuration that was changed, and the error's own advice is right.
+    hint = advice if advice.startswith("delete") else error.hint
+    return CheckpointCorruptError(f"{path}: {error.what}", expected=error.expected, got=error.got, hint=hint)
 
 
 def prune(folder: Path, keep: int) -> list[Path]:

@@ -17,7 +17,7 @@ def recover(run: RunDirectory) -> None:
     that a living process works on, or that cannot be written, is left as it is.
     """
     clean_run(run.path)
-    if run.noted_status() not in ("created", "running"):
+    if run.noted_status() in ("finished", "collapsed"):
         return
     with contextlib.suppress(DreamfusionError, OSError):
         settings = run.config().training

@@ -147,10 +147,7 @@ class _Saved:
         try:
             trainer.load_state_dict(self.tensors, self.meta)
         except CheckpointCorruptError as error:
-            # Where none fits, it is the configuration that was changed, and the trainer's own advice is right.
-            advice = checkpoint.way_out(self.path, partial(_fits, trainer))
-            hint = advice if advice.startswith("delete") else error.hint
-            raise CheckpointCorruptError(f"{self.path}: {error.what}", got=error.got, hint=hint) from error
+            raise checkpoint.unusable(self.path, error, partial(_fits, trainer)) from error
 
 
 def _fits(trainer: Trainer, tensors: dict[str, Any], meta: dict[str, Any]) -> bool:

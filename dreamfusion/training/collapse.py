@@ -17,9 +17,7 @@ SOLID_ABOVE = 0.98
 """Mean opacity of the rays through the scene's ball above which it is filled to its edge."""
 LARGEST_PARAMETER = 1e8
 """No learning rate that teaches anything gets a parameter there; squares of what is above soon overflow."""
-_FINITE_HINT = (
-    "try a smaller optimizer.lr or guidance.guidance_scale, optimizer.max_grad_norm=1, or guidance.dtype=float32"
-)
+_FINITE_HINT = "try a smaller optimizer.lr or guidance.guidance_scale, optimizer.max_grad_norm=1, or guidance.dtype=float32"
 
 
 def check_parameters(parameters: Iterable[tuple[str, Tensor]], step: int) -> None:

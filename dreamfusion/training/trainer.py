@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from dreamfusion.cameras import Cameras, random_cameras
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import CheckpointCorruptError, ConfigError, OutOfMemoryError
+from dreamfusion.errors import CheckpointCorruptError, CollapseError, ConfigError, OutOfMemoryError
 from dreamfusion.rendering.rays import intersect_ball
 from dreamfusion.rendering.renderer import Renderer, RenderOutput
 from dreamfusion.rendering.shading import ShadingSample, sample_shading
@@ -346,6 +346,7 @@ class Trainer:
         """
         self.check_scene()
         self.watch.check_outcome(self.step, self.skipped_steps)
+        self.scene.set_step(self.step)
         cameras = preview_cameras(self.config.cameras, OUTCOME_SIZE).to(self.device)
         check_parameters([("a render", self.renderer.render_image(cameras).rgb)], self.step)
 
@@ -402,6 +403,11 @@ def restore_renderer(renderer: Renderer, tensors: dict[str, Tensor], meta: dict[
         renderer.scene.load_state_dict(_part(tensors, "scene"))
         renderer.load_state_dict(_part(tensors, "renderer"))
         renderer.scene.set_step(int(meta["step"]))
+        check_parameters(renderer.scene.named_parameters(), int(meta["step"]))
+    except CollapseError as error:
+        raise CheckpointCorruptError(
+            error.what, expected=error.expected, got=error.got, hint=error.hint
+        ) from error
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _does_not_fit(error) from error
 

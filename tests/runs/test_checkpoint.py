@@ -82,12 +82,16 @@ def test_any_damage_is_an_error_that_names_the_older_checkpoint(
             # One bit in the last tensor's values, or in the checksum: only a checksum notices either.
             where = len(data) - 4 if part == checkpoint.TENSORS else data.index(b"sha256") + 12
             file.write_bytes(data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :])
-    with pytest.raises(CheckpointCorruptError, match=r"000200 cannot be read.*[Dd]elete that folder.*of step 100"):
+    with pytest.raises(
+        CheckpointCorruptError, match=r"000200 cannot be read.*[Dd]elete that folder.*of step 100"
+    ):
         checkpoint.load(checkpoint.path_for(tmp_path, 200))
     checkpoint.load(checkpoint.path_for(tmp_path, 100))
 
 
-def test_the_checkpoint_named_is_the_newest_that_can_be_used_and_the_advice_leads_to_it(tmp_path: Path) -> None:
+def test_the_checkpoint_named_is_the_newest_that_can_be_used_and_the_advice_leads_to_it(
+    tmp_path: Path,
+) -> None:
     for step in (100, 200, 300):
         checkpoint.save(checkpoint.path_for(tmp_path, step), tensors(), {})
     for step in (200, 300):
