@@ -60,7 +60,7 @@ def fit(request: FitRequest) -> None:
     if (truth := request.truth or config.data.truth) is not None:
         read_truth(Path(truth).expanduser())
         options["data.truth"] = str(Path(truth).expanduser().resolve())
-    from dreamfusion.commands.train import print_plan, train_run
+    from dreamfusion.commands.train import absolute_paths, print_plan, train_run
     from dreamfusion.doctor import choose_device
     from dreamfusion.runs.directory import check_writable, create
 
@@ -73,7 +73,7 @@ def fit(request: FitRequest) -> None:
         dataset = read_dataset(config.data, bar)
     _check_measurable(dataset)
     # What the pictures say comes before what the user says, who has the last word.
-    config = load_config(request.config, (*_found(dataset), *request.overrides), options)
+    config = absolute_paths(load_config(request.config, (*_found(dataset), *request.overrides), options))
     _tell(dataset)
     if request.dry_run:
         print_plan(config)

@@ -18,7 +18,7 @@ from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.fit import forget_measurement, is_measured, measure_fit, read_truth
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
-from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
+from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, NamesFile, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError
 from dreamfusion.progress import Bar, busy, check_printed, event, notice, result, silence
@@ -63,6 +63,7 @@ def train(request: TrainRequest) -> None:
     config = _config(request, prompt)
     if config.data is not None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
+    config = absolute_paths(config)
     _check_model(config)
     _tell_lights(config)
     if not request.dry_run:
@@ -153,6 +154,23 @@ def _config(request: TrainRequest, prompt: str) -> ExperimentConfig:
     if model is not None and _said(request, "guidance.model") is None:
         options["guidance.model"] = model
     return load_config(name, request.overrides, options)
+
+
+def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The config as a run holds it: files are named so that they are found from every folder.
+
+    `init` is not among them: it may be a run's number, and `find_start` says which path is meant.
+    """
+    from dreamfusion.config_paths import with_absolute_paths
+    from dreamfusion.guidance.models import is_alias
+    from dreamfusion.guidance.side_models import CLIP_NAMES
+
+    def is_name(marker: NamesFile, value: str) -> bool:
+        return (marker.instead == "model" and is_alias(value)) or (
+            marker.instead == "clip" and value in CLIP_NAMES
+        )
+
+    return with_absolute_paths(config, is_name)
 
 
 def _said(request: TrainRequest, key: str) -> Any:
