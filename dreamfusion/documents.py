@@ -11,6 +11,7 @@ file and, where it can be said, the line. No library's exception, RecursionError
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -122,7 +123,7 @@ def open_regular(
     under: Path | None = None,
     max_bytes: int | None = None,
     name: str | None = None,
-) -> BinaryIO:
+) -> io.BufferedReader:
     """A regular file opened to be read as bytes; see `regular_file` for the arguments and what is refused.
 
     Args:
@@ -160,7 +161,7 @@ def read_bytes(
     return content
 
 
-def _up_to(file: BinaryIO, max_bytes: int) -> bytes:
+def _up_to(file: io.BufferedReader, max_bytes: int) -> bytes:
     """All of a file, or more than `max_bytes` of it; `read` with a number would ask for that much memory at once."""
     parts, length, left = [], 0, os.fstat(file.fileno()).st_size
     while length <= max_bytes and (part := file.read(max(left - length, 0) + 64 * KIB)):

@@ -29,11 +29,11 @@ from dreamfusion import documents
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError, shown
-from dreamfusion.runs import checkpoint, lock, manifest, metrics
+from dreamfusion.runs import checkpoint, leftovers, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
+from dreamfusion.temporary import temporary_name
 
 _RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
-_RESERVED = re.compile(r"\.([0-9]{4,9})")
 _SLUG_LENGTH = 60
 
 
@@ -128,6 +128,20 @@ class RunDirectory:
             self.state_path, {"status": status, "step": step, "message": message, "updated": manifest.now()}
         )
 
+    def make_folders(self) -> None:
+        """Make the folders of previews and checkpoints where they are absent; never the run's own."""
+        for folder in (self.previews, self.checkpoints):
+            with output_errors(folder):
+                folder.mkdir(exist_ok=True)
+
+    def note_steps(self, steps: int) -> None:
+        """Change `training.steps` in the run's configuration, if it is another number; schedules stay as they are."""
+        config = self.config()
+        if config.training.steps != steps:
+            training = config.training.model_copy(update={"steps": steps})
+            changed = config.model_copy(update={"training": training})
+            write_atomically(self.config_path, dump_config(changed).encode())
+
     def info(self) -> RunInfo:
         """What a listing shows of this run; damaged files show as status "damaged" rather than stopping the listing."""
         try:
@@ -135,12 +149,10 @@ class RunDirectory:
         except (RunNotFoundError, ConfigError):
             return RunInfo(self, self.number, self.name, "", "damaged", 0, 0, "", False, "")
         state = self._state()
+        found = checkpoint.listing(self.checkpoints)
         status = state.get("status", "created")
         if status in ("created", "running"):
-            # A killed process leaves the word "running" behind, but not the lock.
-            status = (
-                "running" if lock.is_held(self.lock_path) else ("killed" if status == "running" else status)
-            )
+            status = self._without_a_last_word(status, found, config.training.steps)
         step = metrics.last_step(self.metrics_path)
         return RunInfo(
             run=self,
@@ -151,9 +163,22 @@ class RunDirectory:
             step=step,
             steps=config.training.steps,
             created=_text(told.get("created")),
-            has_checkpoint=bool(checkpoint.listing(self.checkpoints)),
+            has_checkpoint=bool(found),
             message=state.get("message", ""),
         )
+
+    def noted_status(self) -> str:
+        """The status as it was written last; a killed process leaves "running" behind."""
+        status = self._state().get("status", "created")
+        return status if isinstance(status, str) else "created"
+
+    def _without_a_last_word(self, noted: str, checkpoints: list[Path], steps: int) -> str:
+        """The status of a run that was not noted as ended."""
+        if lock.is_held(self.lock_path):  # a killed process leaves no lock behind
+            return "running"
+        if checkpoints and checkpoint.step_of(checkpoints[-1]) >= steps:
+            return "finished"  # killed between the last checkpoint and its state
+        return "killed" if noted == "running" else noted
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -200,7 +225,8 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
     """
     with output_errors(output_root):
         output_root.mkdir(parents=True, exist_ok=True)
-        number, reserved = _reserve(output_root)
+        leftovers.clean_root(output_root)
+        number, reserved, owner = _reserve(output_root)
         try:
             path = output_root / f"{number:04d}-{slug(name or config.prompt)}"
             write_atomically(reserved / "config.yaml", dump_config(config).encode())
@@ -213,6 +239,7 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
         except BaseException:
             shutil.rmtree(reserved, ignore_errors=True)
             raise
+        (path / owner).unlink(missing_ok=True)
     return RunDirectory(path)
 
 
@@ -222,30 +249,44 @@ def discard_unused(run: RunDirectory) -> None:
         shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _reserve(output_root: Path) -> tuple[int, Path]:
+def _reserve(output_root: Path) -> tuple[int, Path, str]:
+    """The next free number, the folder that stands for it, and the name of the file in it that says its owner."""
     # The reservation's name holds nothing but the number, so that two starts with different prompts collide on it. It
-    # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other.
-    number = _highest(output_root) + 1
-    while True:
-        reserved = output_root / f".{number:04d}"
-        try:
-            reserved.mkdir()
-        except FileExistsError:
+    # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other. It is made
+    # by a rename as well, which fails over a folder that is not empty, so that it has an owner from the first moment.
+    made = temporary_name(output_root / "reservation")
+    made.mkdir()
+    try:
+        owner = leftovers.mark(made)
+        number = _highest(output_root) + 1
+        while True:
+            reserved = output_root / f".{number:04d}"
+            if _renamed(made, reserved):
+                # Someone may have finished between our look and our rename.
+                if all(run.number != number for run in _runs(output_root)):
+                    return number, reserved, owner.name
+                os.rename(reserved, made)
             number += 1
-            continue
-        if any(
-            run.number == number for run in _runs(output_root)
-        ):  # someone finished between our look and our mkdir
-            reserved.rmdir()
-            number += 1
-            continue
-        return number, reserved
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Whether `source` could be given the name `target`; False if there is something of that name."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
 
 
 def _highest(output_root: Path) -> int:
     numbers = [0]
     for entry in output_root.iterdir():
-        match = _RUN.fullmatch(entry.name) or _RESERVED.fullmatch(entry.name)
+        match = _RUN.fullmatch(entry.name) or leftovers.RESERVED.fullmatch(entry.name)
         if match:
             numbers.append(int(match[1]))
     return max(numbers)
@@ -346,7 +387,7 @@ def check_writable(output_root: Path) -> None:
             )
         absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
         output_root.mkdir(parents=True, exist_ok=True)
-        probe = output_root / f".probe.{os.getpid()}"
+        probe = temporary_name(output_root / "probe")
         probe.mkdir()
         probe.rmdir()
         with contextlib.suppress(OSError):  # another process may have put something into it

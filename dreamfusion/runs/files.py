@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.errors import OutputError
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` (so on the same file system) that no listing of runs or checkpoints takes for finished."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+from dreamfusion.temporary import temporary_name
 
 
 def sync_directory(folder: Path) -> None:
@@ -108,4 +104,6 @@ MAKE_ROOM = "free some space, then try again"
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return MAKE_ROOM
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return "its folder must not be deleted or renamed while it is in use"
     return "choose another folder with --output DIR"

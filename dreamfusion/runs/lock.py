@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion import documents
@@ -36,8 +37,37 @@ def _try_lock(file: io.BufferedIOBase) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Held:
+    """A lock that this process holds, and with it a handle on the folder that it lies in."""
+
+    path: Path
+    file: io.BufferedIOBase
+
+    def check(self) -> None:
+        """See that the folder is still where it was: what is written into another one is lost to the run.
+
+        Raises:
+            OutputError: it was deleted, renamed or replaced.
+        """
+        if not is_same_file(self.path, self.file):
+            raise OutputError(
+                f"{self.path.parent} was deleted or renamed while it was in use",
+                expected="a folder that stays where it is",
+                hint="if it was renamed, give its new name to `dreamfusion resume`",
+            )
+
+
+def is_same_file(path: Path, file: io.BufferedIOBase) -> bool:
+    """Whether `path` still names the open `file`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[Held]:
     """Hold the lock file `path` while the body runs.
 
     Raises:
@@ -62,7 +92,7 @@ def held(path: Path) -> Iterator[None]:
         with output_errors(path):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
-        yield
+        yield Held(path, file)
 
 
 def is_held(path: Path) -> bool:

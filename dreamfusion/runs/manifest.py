@@ -16,6 +16,9 @@ from dreamfusion.runs.files import write_json
 
 _PACKAGES = ("dreamfusion", "torch", "diffusers", "transformers", "safetensors", "numpy", "pydantic")
 
+MOST_THREADS = 1024
+"""A larger number in a manifest is no number of threads."""
+
 
 def now() -> str:
     """The time in UTC to the second, ISO 8601."""
@@ -38,13 +41,16 @@ def new_manifest(name: str, prompt: str, seed: int) -> dict[str, Any]:
     return {"format": 1, "name": name, "prompt": prompt, "seed": seed, "created": now(), "sessions": []}
 
 
-def add_session(path: Path, command: Sequence[str], device: str, from_step: int) -> dict[str, Any]:
+def add_session(
+    path: Path, command: Sequence[str], device: str, from_step: int, threads: int | None = None
+) -> dict[str, Any]:
     """Append one start or resume to the manifest file `path` and return the new entry.
 
     Args:
         command: the words of the command line.
         device: what the run is computed on ("cpu", "cuda: NVIDIA H200").
         from_step: the step it starts at; 0 for a fresh run.
+        threads: that the CPU computes with; equal results need an equal number.
     """
     manifest = read(path)
     session = {
@@ -52,12 +58,24 @@ def add_session(path: Path, command: Sequence[str], device: str, from_step: int)
         "command": shlex.join(command),
         "from_step": from_step,
         "device": device,
+        "threads": threads,
         "platform": platform.platform(),
         "versions": versions(),
     }
     manifest["sessions"].append(session)
     write_json(path, manifest)
     return session
+
+
+def threads(path: Path) -> int | None:
+    """The number of threads that the run's first session noted; None if none did.
+
+    Raises:
+        RunNotFoundError: there is no manifest.
+    """
+    noted = [session.get("threads") for session in read(path)["sessions"] if isinstance(session, dict)]
+    counts = [count for count in noted if type(count) is int and 1 <= count <= MOST_THREADS]
+    return counts[0] if counts else None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from dreamfusion import documents
-from dreamfusion.errors import RunNotFoundError
+from dreamfusion.errors import OutputError, RunNotFoundError
 from dreamfusion.runs.files import open_to_append, output_errors
+from dreamfusion.runs.lock import is_same_file
 
 # A million steps have some hundred bytes each.
 MAX_BYTES = 512 * documents.MIB
@@ -40,7 +41,13 @@ class MetricsWriter:
         self.close()
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one step's numbers; a number that is not finite becomes null, because JSON has none."""
+        """Append one step's numbers; a number that is not finite becomes null, because JSON has none.
+
+        Raises:
+            OutputError: the disk refused, or the file was deleted or renamed.
+        """
+        if not is_same_file(self.path, self._file):
+            raise OutputError(f"{self.path} was deleted or renamed while it was in use")
         line = json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
         with output_errors(self.path):
             self._file.write(line.encode())
