@@ -90,6 +90,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_directory().glob("*.yaml"))
 
 
+def read_preset(name: str) -> str:
+    """The text of the preset `name`, one of `preset_names()`."""
+    path = presets_directory() / f"{name}.yaml"
+    return documents.read_text(path, error=ConfigError, max_bytes=documents.YAML.bytes)
+
+
 def find_config(source: str, relative_to: Path | None = None) -> Path:
     """The file of a preset's name or of a path (relative to `relative_to`, or the current directory)."""
     preset = presets_directory() / f"{source}.yaml"
