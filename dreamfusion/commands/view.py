@@ -79,6 +79,7 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = MAX_CLIENTS
 
     def __init__(self, source: MeshSource, host: str, port: int) -> None:
         self.source = source
