@@ -3,6 +3,7 @@
 #   make test        the test suite, lint, types and the import contract
 #   make test-slow   the tests that take longer than 20 seconds
 #   make test-lowest the test suite with the lowest version of everything that pyproject.toml allows, in an environment of its own
+#   make fuzz        a thousand hostile inputs, of which `make test` tries the first; FUZZ_SEED=N draws others
 #   make bench       benchmarks, as a table and as JSON under outputs/
 #   make validator   Khronos's glTF validator, an npm package that the tests use where it is there; part of make test
 #   make browser     a headless Chromium, an npm package too, for the tests of the page where there is none; part of make test
@@ -17,8 +18,9 @@ STAMP := $(VENV)/.installed
 LOWEST := $(VENV)-lowest
 PROMPT ?= a peacock on a surfboard
 PYTEST_WORKERS ?= auto
+FUZZ_SEED ?= 0
 
-.PHONY: install demo test test-slow test-lowest bench lint validator browser format clean
+.PHONY: install demo test test-slow test-lowest fuzz bench lint validator browser format clean
 
 install: $(STAMP)
 
@@ -68,6 +70,9 @@ $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m 'not slow' -n $(PYTEST_WORKERS) --benchmark-disable \
 		-W 'ignore:Deprecated in 0.9.0:DeprecationWarning'
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --count 1000 --seed $(FUZZ_SEED)
 
 bench: $(STAMP)
 	@mkdir -p outputs

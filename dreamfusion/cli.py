@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from dreamfusion import __version__
-from dreamfusion.errors import DreamfusionError, of_the_machine
+from dreamfusion.errors import DreamfusionError, echoed, of_the_machine
 from dreamfusion.interrupts import EXIT_INTERRUPTED
+
+_UsageError: Any = typer.BadParameter.__bases__[0]  # which typer does not name
 
 
 class _Commands(TyperGroup):
@@ -23,6 +25,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            error.message = echoed(error.message)  # a word of the command line, and it may be of any length
+            raise
         except DreamfusionError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
@@ -298,6 +303,7 @@ def resume(
         int | None,
         typer.Option(
             min=1,
+            max=10**9,
             metavar="N",
             help="N steps in all, to train a finished run further.",
             show_default=False,
@@ -566,7 +572,7 @@ def diffuse(
     guidance_scale: Annotated[
         float | None, typer.Option(help="1 is no guidance; as in training if left out.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same noise.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.", show_default=False),

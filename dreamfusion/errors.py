@@ -60,6 +60,11 @@ def shown(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def echoed(text: str) -> str:
+    """A message of others on one line as this package's own are: printable, and without its middle if that is long."""
+    return printable(" ".join(_cut(text).split()))
+
+
 class DreamfusionError(Exception):
     """A mistake of the user's, told in one line.
 
@@ -120,6 +125,10 @@ def of_the_machine(error: Exception) -> DreamfusionError | None:
     """
     if says_out_of_memory(error):
         return OutOfMemoryError("there is not enough memory for this", got=_first_line(error))
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of "~name/file"
+        return ConfigError(
+            "a path names the home folder of a user who is not known", hint="write the path out"
+        )
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}" if error.filename else "a file"
         return OutputError(f"{where} cannot be read or written", got=(error.strerror or str(error)).lower())

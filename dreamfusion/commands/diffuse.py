@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from dreamfusion.assets.files import STILLS, choose_format
 from dreamfusion.commands.finished import check_folder, check_writable_file, find_run, load_view
 from dreamfusion.commands.lists import numbers
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
-from dreamfusion.config import GuidanceConfig
+from dreamfusion.commands.render import MAX_TURN_DEG
+from dreamfusion.config import LARGEST, GuidanceConfig
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import ConfigError, RunNotFoundError
 from dreamfusion.progress import busy, result
@@ -99,13 +99,13 @@ def _prompt(request: DiffuseRequest, run: RunDirectory | None) -> str:
 
 
 def _check_numbers(request: DiffuseRequest) -> None:
-    for option, value in (
-        ("--guidance-scale", request.guidance_scale),
-        ("--azimuth-deg", request.azimuth_deg),
-        ("--elevation-deg", request.elevation_deg),
+    for option, value, largest in (
+        ("--guidance-scale", request.guidance_scale, LARGEST),
+        ("--azimuth-deg", request.azimuth_deg, MAX_TURN_DEG),
+        ("--elevation-deg", request.elevation_deg, 90),
     ):
-        if value is not None and not math.isfinite(value):
-            raise ConfigError(option, expected="a finite number", got=str(value))
+        if value is not None and not abs(value) <= largest:
+            raise ConfigError(option, expected=f"a number from -{largest:g} to {largest:g}", got=str(value))
 
 
 def _read(path: Path) -> Any:

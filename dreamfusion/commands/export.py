@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import check_folder, find_run, load_view, output_path
+from dreamfusion.config import LARGEST, LARGEST_COUNT
 from dreamfusion.errors import ConfigError, OutOfMemoryError, OutputError
 from dreamfusion.progress import Bar, busy, notice, result
 from dreamfusion.runs.directory import RunDirectory
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 RESOLUTIONS = (8, 512)
 TEXTURE_SIZES = (64, 8192)
 DEFAULT_FACES = 40_000
+MAX_HEIGHT_CM = 10_000_000
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
 TEXTURED = ("glb", "obj", "usdz")
 NORMAL_MAPPED = ("glb", "obj")
@@ -232,11 +234,16 @@ def _check(request: ExportRequest) -> None:
         ("--resolution", low <= request.resolution <= high, f"{low} to {high} cells", request.resolution),
         (
             "--threshold",
-            request.threshold is None or 0 < request.threshold < float("inf"),
+            request.threshold is None or 0 < request.threshold <= LARGEST,
             "a density above 0, or auto",
             request.threshold,
         ),
-        ("--faces", request.faces in (None, 0) or request.faces >= 100, "0, or 100 or more", request.faces),
+        (
+            "--faces",
+            request.faces in (None, 0) or 100 <= request.faces <= LARGEST_COUNT,
+            "0, or 100 or more",
+            request.faces,
+        ),
         ("--smooth", 0 <= request.smooth <= 100, "0 to 100", request.smooth),
         ("--close-holes", 0 <= request.close_holes <= 32, "0 to 32 cells", request.close_holes),
         (
@@ -248,8 +255,8 @@ def _check(request: ExportRequest) -> None:
         ("--unwrap-limit", 0 <= request.unwrap_limit_s <= 86400, "0 to 86400 s", request.unwrap_limit_s),
         (
             "--height-cm",
-            request.height_cm is None or 0 < request.height_cm < float("inf"),
-            "a number above 0",
+            request.height_cm is None or 0 < request.height_cm <= MAX_HEIGHT_CM,
+            f"above 0 and up to {MAX_HEIGHT_CM:,}",
             request.height_cm,
         ),
     ]

@@ -18,6 +18,10 @@ SIZES = (16, 4096)
 VIDEOS = ("mp4", "webm", "gif", "webp", "apng", "png")
 WITH_ALPHA = ("png", "webp", "apng")
 MAX_SHEET = 64
+MAX_FRAMES = 100_000
+# A hundred turns; and where float32 still tells the near side of the object from the far one.
+MAX_TURN_DEG = 36_000
+MAX_DISTANCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -168,12 +172,12 @@ def _check(request: RenderRequest) -> None:
     elevations = [request.elevation_deg, *(request.elevation_range_deg or ())]
     azimuths = [request.azimuth_deg, *(request.azimuth_range_deg or ())]
     checks = [
-        ("--frames", request.frames >= 1, "1 or more", request.frames),
+        ("--frames", 1 <= request.frames <= MAX_FRAMES, f"1 to {MAX_FRAMES:,}", request.frames),
         ("--fps", 0 < request.fps <= 240, "above 0 and up to 240", request.fps),
         ("--sheet", 1 <= request.views <= MAX_SHEET, f"1 to {MAX_SHEET} views", request.views),
         ("--size", SIZES[0] <= request.size <= SIZES[1], f"{SIZES[0]} to {SIZES[1]} pixels", request.size),
         *(("--elevation-deg", -90 <= value <= 90, "-90 to 90", value) for value in elevations),
-        *(("--azimuth-deg", math.isfinite(value), "a number", value) for value in azimuths),
+        *(("--azimuth-deg", abs(value) <= MAX_TURN_DEG, f"at most {MAX_TURN_DEG:,} either way", value) for value in azimuths),
         (
             "--azimuth-range",
             request.azimuth_range_deg is None or request.azimuth_deg == 0,
@@ -182,8 +186,8 @@ def _check(request: RenderRequest) -> None:
         ),
         (
             "--distance",
-            request.distance is None or 0 < request.distance < math.inf,
-            "a number above 0",
+            request.distance is None or 0 < request.distance <= MAX_DISTANCE,
+            f"above 0 and up to {MAX_DISTANCE:,}",
             request.distance,
         ),
         (
