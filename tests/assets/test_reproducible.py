@@ -44,7 +44,7 @@ def image_writers(rng: np.random.Generator) -> Iterator[tuple[str, Writer]]:
     for ending in STILLS:
         yield f"still.{ending}", lambda path: write_image(frames[0], path)
     for format in video.FORMATS:
-        codecs: list[str | None] = {"mp4": [*video.CODECS], "webm": [*video.CODECS[1:]]}.get(format, [None])
+        codecs = {"mp4": video.CODECS, "webm": video.CODECS[1:]}.get(format, (None,))
         for codec in codecs:
             name = f"film-{codec}.{format}"
             yield name, lambda path, c=codec: video.write_video(frames, path, codec=c)

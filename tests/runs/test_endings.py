@@ -103,9 +103,17 @@ class Weighted:
         self.guidance: Any = trainer.guidance
         self.factor = factor
 
-    def __call__(self, images: torch.Tensor, *rest: Any) -> Any:
-        result = self.guidance(images, *rest)
-        return replace(result, loss=result.loss * self.factor(rest[2]))
+    def __call__(
+        self,
+        images: torch.Tensor,
+        azimuth_deg: torch.Tensor,
+        elevation_deg: torch.Tensor,
+        step: int,
+        noise_generator: torch.Generator,
+        timestep_generator: torch.Generator,
+    ) -> Any:
+        result = self.guidance(images, azimuth_deg, elevation_deg, step, noise_generator, timestep_generator)
+        return replace(result, loss=result.loss * self.factor(step))
 
 
 def skipping(make_trainer: MakeTrainer, is_skipped: Callable[[int], bool]) -> MakeTrainer:

@@ -17,6 +17,7 @@ from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.leftovers import clean_root, clean_run
 from dreamfusion.runs.recovery import recover
 from dreamfusion.runs.session import run_training
+from dreamfusion.temporary import _host
 from dreamfusion.training.trainer import Trainer
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -149,10 +150,11 @@ def test_abandoned_reservations_go_and_their_number_is_given_again(
     written(tmp_path / ".0002", {"config.yaml": "", f".manifest.json.{NOBODY}.tmp": ""})
     (tmp_path / ".0002" / "previews").mkdir()
     (tmp_path / ".probe.4194399").mkdir()
+    written(tmp_path, {f"samples/.a-duck.{NOBODY}-{_host()}-0.tmp.png": ""})
     written(tmp_path / ".0003", {"diary.txt": "not ours"})
     written(tmp_path / ".0004", {"checkpoints/000100/meta.json": "a run that somebody hid"})
     assert directory.create(tmp_path, make_config()).number == 5  # past those that were kept
-    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == {".0003", ".0004"}
+    assert {path.name for path in tmp_path.rglob(".*")} == {".0003", ".0004"}
 
 
 def test_a_reservation_of_a_living_process_stays(tmp_path: Path) -> None:
