@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dreamfusion import documents
-from dreamfusion.config import ExperimentConfig
+from dreamfusion.config import LARGEST, LARGEST_COUNT, ExperimentConfig
 from dreamfusion.errors import ConfigError, shown
 
 _SUFFIXES = (".yaml", ".yml")
@@ -90,13 +90,19 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_directory().glob("*.yaml"))
 
 
+def read_preset(name: str) -> str:
+    """The text of the preset `name`, one of `preset_names()`."""
+    path = presets_directory() / f"{name}.yaml"
+    return documents.read_text(path, error=ConfigError, max_bytes=documents.YAML.bytes)
+
+
 def find_config(source: str, relative_to: Path | None = None) -> Path:
     """The file of a preset's name or of a path (relative to `relative_to`, or the current directory)."""
     preset = presets_directory() / f"{source}.yaml"
     if source in preset_names():
         return preset
-    path = (relative_to or Path()) / Path(source).expanduser()
-    if path.is_file():
+    path = (relative_to or Path()) / documents.expanded(source)
+    if documents.is_file(path):
         return path
     if path.suffix in _SUFFIXES or len(Path(source).parts) > 1:
         raise ConfigError(
@@ -109,10 +115,12 @@ def find_config(source: str, relative_to: Path | None = None) -> Path:
     )
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The mapping in one file, `extends:` included as it stands."""
+def read_config_file(path: Path, under: Path | None = None) -> dict[str, Any]:
+    """The mapping in one file, `extends:` included as it stands; `under` as in `documents.regular_file`."""
     where = f"config file '{path}'"
-    text = documents.read_text(path, error=ConfigError, max_bytes=documents.YAML.bytes, name=where)
+    text = documents.read_text(
+        path, error=ConfigError, max_bytes=documents.YAML.bytes, under=under, name=where
+    )
     return documents.parse_yaml(text, where, error=ConfigError, shape="mapping")
 
 
@@ -132,6 +140,8 @@ def load_config(
     source: str | Path | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    *,
+    run: Path | None = None,
 ) -> ExperimentConfig:
     """One checked experiment.
 
@@ -139,13 +149,15 @@ def load_config(
         source: a preset's name, a YAML file, or None for the defaults of `dreamfusion.config` alone.
         overrides: `a.b=c` texts in the order given, c read as YAML unless the key holds text.
         options: dotted key to value, from the command line's own options; None values are left out.
+        run: the folder of the run that `source` belongs to. A stranger may have written it: it must really lie there, and
+            may extend a preset but no other file.
 
     Raises:
         ConfigError: unknown key, value out of range, unreadable file; names the key and where it came from.
     """
     data = ExperimentConfig().model_dump(mode="json")
     origins: dict[tuple[str, ...], str] = {}
-    for layer, name in _file_layers(source):
+    for layer, name in _file_layers(source, run):
         data = _merge(data, layer, (), name, origins)
     for text in overrides:
         path, raw = parse_override(text)
@@ -157,18 +169,24 @@ def load_config(
     return _validate(data, origins)
 
 
-def _file_layers(source: str | Path | None) -> Iterable[tuple[dict[str, Any], str]]:
+def _file_layers(source: str | Path | None, run: Path | None) -> Iterable[tuple[dict[str, Any], str]]:
     """Parent first. A parent has no parent of its own, so that two files tell the whole story."""
     if source is None:
         return []
     path = source if isinstance(source, Path) else find_config(source)
-    data = read_config_file(path)
+    data = read_config_file(path, under=run)
     if "extends" not in data:
         return [(data, path.name)]
     parent_name = data.pop("extends")
     if not isinstance(parent_name, str):
         raise ConfigError(
             f"config key 'extends' in {path.name}", expected="one preset or one file", got=shown(parent_name)
+        )
+    if run is not None and parent_name not in preset_names():
+        raise ConfigError(
+            f"config key 'extends' in {path}, which is a run's own",
+            expected=f"one of the presets: {', '.join(preset_names())}",
+            got=shown(parent_name),
         )
     parent_path = find_config(parent_name, relative_to=path.parent)
     parent = read_config_file(parent_path)
@@ -332,6 +350,12 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
             return _range(path, data) or "a number " + str(problem["msg"]).removeprefix("Input should be ")
         case "value_error":
             return str(context.get("error", problem["msg"]))
+        case "int_parsing" if _names_a_number(problem["input"]):
+            return f"an integer of at most {LARGEST_COUNT:,}"
+        case "float_parsing" if _names_a_number(problem["input"]):
+            return f"a number of at most {LARGEST:g}"
+        case "int_parsing_size":
+            return "an integer of at most 64 bits"
         case "tuple_type":
             return "a list of numbers"
         case "too_short" | "too_long":
@@ -341,6 +365,11 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return "a mapping of keys"
     return str(problem["msg"]).removeprefix("Input should be ").partition(", ")[0]
+
+
+def _names_a_number(text: object) -> bool:
+    """Whether a text that was refused as a number is a number all the same: one that is too large."""
+    return isinstance(text, str) and re.fullmatch(r"-?[0-9.]+e\+[0-9]+|more than 1e300", text) is not None
 
 
 def _range(path: tuple[str, ...], data: dict[str, Any]) -> str | None:

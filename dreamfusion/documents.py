@@ -11,6 +11,7 @@ file and, where it can be said, the line. No library's exception, RecursionError
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import re
@@ -19,12 +20,13 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import yaml
 
 from dreamfusion.errors import DreamfusionError, shown
 
+REGULAR, FOLDER, LINK = "a regular file", "a folder", "a symbolic link"
 KIB = 1 << 10
 MIB = 1 << 20
 Shape = Literal["mapping", "list", "any"]
@@ -91,6 +93,22 @@ def is_regular(path: Path, under: Path | None = None) -> bool:
     return True
 
 
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`; False, and no error, for a name that the system refuses (too long, no permission)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def expanded(name: str | Path) -> Path:
+    """As `Path.expanduser`; the name of a user that is not known stays as it is, so that no file is found there."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def is_folder_under(path: Path, under: Path) -> bool:
     """Whether `path` is a folder that really lies under the folder `under`."""
     try:
@@ -106,7 +124,7 @@ def open_regular(
     under: Path | None = None,
     max_bytes: int | None = None,
     name: str | None = None,
-) -> BinaryIO:
+) -> io.BufferedReader:
     """A regular file opened to be read as bytes; see `regular_file` for the arguments and what is refused.
 
     Args:
@@ -136,12 +154,21 @@ def read_bytes(
     """The content of a regular file; see `open_regular` for the arguments and what is refused."""
     with open_regular(path, error=error, under=under, max_bytes=max_bytes, name=name) as file:
         try:
-            content = file.read(max_bytes + 1)
+            content = _up_to(file, max_bytes)
         except OSError as problem:
             raise error(f"{name or path} cannot be read ({reason(problem)})") from None
     if len(content) > max_bytes:  # it grew, or is one of those that have no size
         raise error(f"{name or path} has more than the {max_bytes:,} bytes that are expected at most")
     return content
+
+
+def _up_to(file: io.BufferedReader, max_bytes: int) -> bytes:
+    """All of a file, or more than `max_bytes` of it; `read` with a number would ask for that much memory at once."""
+    parts, length, left = [], 0, os.fstat(file.fileno()).st_size
+    while length <= max_bytes and (part := file.read(max(left - length, 0) + 64 * KIB)):
+        parts.append(part)
+        length += len(part)
+    return b"".join(parts)
 
 
 def read_text(
@@ -183,10 +210,31 @@ def _inside(path: Path, under: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(under))
 
 
+def kind_of(path: Path) -> str | None:
+    """What is at `path` itself, a symbolic link not followed: `REGULAR`, `FOLDER`, `LINK`, ...; None if nothing is.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    try:
+        return _kind(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISREG: REGULAR,
+        stat.S_ISDIR: FOLDER,
+        stat.S_ISLNK: LINK,
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
+
+
 def _check_kind(status: os.stat_result, max_bytes: int | None) -> None:
-    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
-    if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in kinds.items() if test(status.st_mode)), "a device")
+    if (kind := _kind(status.st_mode)) != REGULAR:
         raise _FaultError(f"is {kind}, where a regular file is expected")
     if max_bytes is not None and status.st_size > max_bytes:
         raise _FaultError(f"has {status.st_size:,} bytes, where at most {max_bytes:,} are expected")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.errors import CheckpointCorruptError, CheckpointMissingError, OutputError
 from dreamfusion.runs.files import output_errors, sync_directory, sync_file
 from dreamfusion.runs.leftovers import clean_folder
@@ -26,7 +27,8 @@ from dreamfusion.temporary import temporary_name
 TENSORS = "tensors.safetensors"
 META = "meta.json"
 FORMAT = 1
-_NAME = re.compile(r"\d{6,}")
+_NAME = re.compile(r"[0-9]{6,12}")
+MAX_TENSOR_BYTES = 32 << 30
 
 
 def path_for(folder: Path, step: int) -> Path:
@@ -41,10 +43,10 @@ def step_of(path: Path) -> int:
 
 def listing(folder: Path) -> list[Path]:
     """All finished checkpoints in `folder`, oldest first; an absent folder has none."""
-    if not folder.is_dir():
+    if not documents.is_folder_under(folder, folder.parent):
         return []
-    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir()]
-    return sorted(found, key=step_of)
+    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)]
+    return sorted((entry for entry in found if documents.is_folder_under(entry, folder)), key=step_of)
 
 
 def latest(folder: Path) -> Path:
@@ -141,7 +143,7 @@ def load(path: Path, is_usable: IsUsable | None = None) -> tuple[dict[str, Any],
         raise CheckpointMissingError(f"there is no checkpoint {path}")
     try:
         return _load(path)
-    except (OSError, ValueError) as error:
+    except (CheckpointCorruptError, OSError, ValueError) as error:
         raise CheckpointCorruptError(
             f"checkpoint {path} cannot be read",
             got=str(error),
@@ -153,12 +155,15 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load as load_bytes
 
-    content = json.loads((path / META).read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not isinstance(content.get("meta"), dict):
+    run = path.parent.parent
+    content = documents.read_json(path / META, error=CheckpointCorruptError, under=run)
+    if not isinstance(content.get("meta"), dict):
         raise ValueError(f"{META} that is not a checkpoint's")
     if content.get("format") != FORMAT:
         raise ValueError(f"format {content.get('format')!r} where this version reads {FORMAT}")
-    data = (path / TENSORS).read_bytes()
+    data = documents.read_bytes(
+        path / TENSORS, error=CheckpointCorruptError, under=run, max_bytes=MAX_TENSOR_BYTES
+    )
     if hashlib.sha256(data).hexdigest() != content.get("sha256"):
         raise ValueError(f"{TENSORS} whose checksum differs from the one in {META}")
     try:
@@ -177,7 +182,7 @@ def way_out(path: Path, is_usable: IsUsable | None = None) -> str:
     for candidate in reversed([other for other in listing(path.parent) if other != path]):
         try:
             tensors, meta = _load(candidate)
-        except (OSError, ValueError):
+        except (CheckpointCorruptError, OSError, ValueError):
             usable = False
         else:
             usable = is_usable is None or is_usable(tensors, meta)

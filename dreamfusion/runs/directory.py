@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError
+from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError, shown
 from dreamfusion.runs import checkpoint, leftovers, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
 from dreamfusion.temporary import temporary_name
@@ -107,7 +108,11 @@ class RunDirectory:
         Raises:
             ConfigError: the file was damaged or belongs to another version; the message names it.
         """
-        return load_config(self.config_path)
+        return self.config_with(())
+
+    def config_with(self, overrides: Sequence[str]) -> ExperimentConfig:
+        """The run's configuration with `--set` texts over it; the errors are those of `config`."""
+        return load_config(self.config_path, overrides, run=self.path)
 
     def manifest(self) -> dict[str, Any]:
         return manifest.read(self.manifest_path)
@@ -125,8 +130,20 @@ class RunDirectory:
     def make_folders(self) -> None:
         """Make the folders of previews and checkpoints where they are absent; never the run's own."""
         for folder in (self.previews, self.checkpoints):
-            with output_errors(folder):
-                folder.mkdir(exist_ok=True)
+            self.make_folder(folder)
+
+    def make_folder(self, folder: Path) -> None:
+        """Make one of the run's own folders if it is absent.
+
+        Raises:
+            OutputError: it cannot be made, or a link of that name leads out of the run.
+        """
+        with output_errors(folder):
+            folder.mkdir(exist_ok=True)
+        if not documents.is_folder_under(folder, self.path):
+            raise OutputError(
+                f"{folder} cannot be written", got=f"a link out of {self.path}", hint="remove the link"
+            )
 
     def note_steps(self, steps: int) -> None:
         """Change `training.steps` in the run's configuration, if it is another number; schedules stay as they are."""
@@ -156,7 +173,7 @@ class RunDirectory:
             status=status,
             step=step,
             steps=config.training.steps,
-            created=told.get("created", ""),
+            created=_text(told.get("created")),
             has_checkpoint=bool(found),
             message=state.get("message", ""),
         )
@@ -176,10 +193,15 @@ class RunDirectory:
 
     def _state(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = documents.read_json(self.state_path, error=RunNotFoundError, under=self.path)
+        except RunNotFoundError:
             return {}
-        return content if isinstance(content, dict) else {}
+        return {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def _text(value: Any) -> str:
+    """What a stranger's file says where a text belongs."""
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -232,6 +254,16 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
     return RunDirectory(path)
 
 
+@contextlib.contextmanager
+def discarded_unless_begun(run: RunDirectory) -> Iterator[None]:
+    """However the body ends: if it raises and no step was taken, nothing is left of `run`."""
+    try:
+        yield
+    except BaseException:
+        discard_unused(run)
+        raise
+
+
 def discard_unused(run: RunDirectory) -> None:
     """Remove a run in which no step was taken: there is nothing in it but a mistake that was told already."""
     if metrics.last_step(run.metrics_path) == 0 and not checkpoint.listing(run.checkpoints):
@@ -282,11 +314,12 @@ def _highest(output_root: Path) -> int:
 
 
 def _runs(output_root: Path) -> list[RunDirectory]:
-    if not output_root.is_dir():
-        return []
-    found = [
-        entry for entry in output_root.iterdir() if leftovers.RUN.fullmatch(entry.name) and entry.is_dir()
-    ]
+    with _reading(output_root):
+        if not output_root.is_dir():
+            return []
+        found = [
+            entry for entry in output_root.iterdir() if leftovers.RUN.fullmatch(entry.name) and entry.is_dir()
+        ]
     return sorted((RunDirectory(entry) for entry in found), key=lambda run: (run.number, run.path.name))
 
 
@@ -314,7 +347,9 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return runs[-1]
     path = Path(reference)
-    if path.is_dir() and not reference.isdecimal():
+    with _reading(path):
+        is_folder = path.is_dir()
+    if is_folder and not reference.isdecimal():
         if not (path / "config.yaml").is_file():
             raise RunNotFoundError(
                 f"{path} is not a run",
@@ -323,15 +358,26 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return RunDirectory(path)
     if reference.isdecimal():
-        matching = [run for run in runs if run.number == int(reference)]
+        matching = [run for run in runs if str(run.number) == (reference.lstrip("0") or "0")]
     else:
         matching = [run for run in runs if reference in (run.path.name, run.name)]
         matching = matching or [run for run in runs if slug(reference) in (run.path.name, run.name)]
     if not matching:
         raise RunNotFoundError(
-            f"there is no run {reference!r} in {output_root}", hint=_known(runs, reference)
+            f"there is no run {shown(reference)} in {output_root}", hint=_known(runs, reference)
         )
     return matching[-1]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The system's refusals to look at `path` (no permission, a name too long) as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunNotFoundError(
+            f"{shown(str(path), 200)} cannot be read", got=documents.reason(error)
+        ) from error
 
 
 def _known(runs: list[RunDirectory], reference: str) -> str:
@@ -354,14 +400,14 @@ def check_writable(output_root: Path) -> None:
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
-    if output_root.exists() and not output_root.is_dir():
-        raise OutputError(
-            f"{output_root} cannot be used for runs",
-            expected="a folder",
-            got="a file",
-            hint="choose another folder with --output DIR",
-        )
     with output_errors(output_root):
+        if output_root.exists() and not output_root.is_dir():
+            raise OutputError(
+                f"{output_root} cannot be used for runs",
+                expected="a folder",
+                got="a file",
+                hint="choose another folder with --output DIR",
+            )
         absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
         output_root.mkdir(parents=True, exist_ok=True)
         probe = temporary_name(output_root / "probe")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dreamfusion.temporary import is_abandoned, is_alive, remove, sweep, temporary_name
 
-RUN = re.compile(r"(\d{4,})-(.+)")
-RESERVED = re.compile(r"\.(\d{4,})")
+RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
+RESERVED = re.compile(r"\.([0-9]{4,9})")
 # What `create` puts into a reservation, besides the owner's file.
 _OF_A_RUN = ("config.yaml", "manifest.json", "previews", "checkpoints")
 _OLD_ATOMIC = re.compile(

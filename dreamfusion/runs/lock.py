@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
+from dreamfusion import documents
 from dreamfusion.errors import OutputError
-from dreamfusion.runs.files import output_errors
+from dreamfusion.runs.files import open_to_append, output_errors
 
 _PATIENCE_S = 0.5
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: io.BufferedIOBase) -> bool:
     if os.name == "nt":
         import msvcrt
 
@@ -41,7 +42,7 @@ class Held:
     """A lock that this process holds, and with it a handle on the folder that it lies in."""
 
     path: Path
-    file: IO[str]
+    file: io.BufferedIOBase
 
     def check(self) -> None:
         """See that the folder is still where it was: what is written into another one is lost to the run.
@@ -57,7 +58,7 @@ class Held:
             )
 
 
-def is_same_file(path: Path, file: IO[Any]) -> bool:
+def is_same_file(path: Path, file: io.BufferedIOBase) -> bool:
     """Whether `path` still names the open `file`."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
@@ -73,7 +74,7 @@ def held(path: Path) -> Iterator[Held]:
         OutputError: another living process holds it; the message has its process id.
     """
     with output_errors(path):
-        file = path.open("a+", encoding="utf-8")
+        file = open_to_append(path)
     with file:
         # A listing looks at the lock by taking it for an instant; that must not turn a start away.
         deadline = time.monotonic() + _PATIENCE_S
@@ -84,7 +85,7 @@ def held(path: Path) -> Iterator[Held]:
             file.seek(0)
             raise OutputError(
                 f"{path.parent} is being written by another process",
-                got=f"process {file.read().strip() or 'unknown'}",
+                got=f"process {file.read(20).decode('ascii', 'replace').strip() or 'unknown'}",
                 hint="wait until it ends, or stop it with Ctrl-C",
             )
         # Past Python's buffer, which a full disk would leave filled for `close` to fail on.
@@ -97,7 +98,10 @@ def held(path: Path) -> Iterator[Held]:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock file `path`."""
     try:
-        with path.open("a+" if os.name == "nt" else "r", encoding="utf-8") as file:
+        if os.name == "nt":
+            with open_to_append(path) as file:
+                return not _try_lock(file)
+        with documents.open_regular(path, error=OutputError, under=path.parent) as file:
             return not _try_lock(file)
-    except OSError:
+    except (OSError, OutputError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.errors import RunNotFoundError
 from dreamfusion.runs.files import write_json
 
@@ -85,11 +85,11 @@ def read(path: Path) -> dict[str, Any]:
         RunNotFoundError: it is absent or no manifest.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = documents.read_json(path, error=RunNotFoundError, under=path.parent)
+    except RunNotFoundError as error:
         raise RunNotFoundError(
-            f"{path.parent} is not a run", expected="a readable manifest.json in it"
+            f"{path.parent} is not a run", expected="a readable manifest.json in it", got=error.what
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("sessions"), list):
+    if not isinstance(content.get("sessions"), list):
         raise RunNotFoundError(f"{path.parent} is not a run", expected=f"a run's manifest in {path.name}")
     return content
