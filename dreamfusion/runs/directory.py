@@ -33,7 +33,6 @@ from dreamfusion.runs import checkpoint, leftovers, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
 from dreamfusion.temporary import temporary_name
 
-_RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
 _SLUG_LENGTH = 60
 
 
@@ -62,13 +61,13 @@ class RunDirectory:
     @property
     def number(self) -> int:
         """The run's number; 0 for a directory that was renamed to have none."""
-        match = _RUN.fullmatch(self.path.name)
+        match = leftovers.RUN.fullmatch(self.path.name)
         return int(match[1]) if match else 0
 
     @property
     def name(self) -> str:
         """The part behind the number: the prompt's slug, or what --name said."""
-        match = _RUN.fullmatch(self.path.name)
+        match = leftovers.RUN.fullmatch(self.path.name)
         return match[2] if match else self.path.name
 
     @property
@@ -308,7 +307,7 @@ def _renamed(source: Path, target: Path) -> bool:
 def _highest(output_root: Path) -> int:
     numbers = [0]
     for entry in output_root.iterdir():
-        match = _RUN.fullmatch(entry.name) or leftovers.RESERVED.fullmatch(entry.name)
+        match = leftovers.RUN.fullmatch(entry.name) or leftovers.RESERVED.fullmatch(entry.name)
         if match:
             numbers.append(int(match[1]))
     return max(numbers)
@@ -318,7 +317,9 @@ def _runs(output_root: Path) -> list[RunDirectory]:
     with _reading(output_root):
         if not output_root.is_dir():
             return []
-        found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
+        found = [
+            entry for entry in output_root.iterdir() if leftovers.RUN.fullmatch(entry.name) and entry.is_dir()
+        ]
     return sorted((RunDirectory(entry) for entry in found), key=lambda run: (run.number, run.path.name))
 
 

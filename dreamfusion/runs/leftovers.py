@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dreamfusion.temporary import is_abandoned, is_alive, remove, sweep, temporary_name
 
+RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
 RESERVED = re.compile(r"\.([0-9]{4,9})")
 # What `create` puts into a reservation, besides the owner's file.
 _OF_A_RUN = ("config.yaml", "manifest.json", "previews", "checkpoints")
@@ -33,12 +34,15 @@ def mark(reservation: Path) -> Path:
 
 
 def clean_root(output_root: Path) -> None:
-    """Remove abandoned reservations and temporary files directly in the folder of all runs."""
+    """Remove abandoned reservations and temporary files in the folder of all runs and in others beside them (`samples`)."""
     clean_folder(output_root)
     with contextlib.suppress(OSError):
         for entry in list(output_root.iterdir()):
-            if RESERVED.fullmatch(entry.name) and _is_abandoned_reservation(entry):
-                remove(entry)
+            if RESERVED.fullmatch(entry.name):
+                if _is_abandoned_reservation(entry):
+                    remove(entry)
+            elif RUN.fullmatch(entry.name) is None and entry.is_dir() and not entry.is_symlink():
+                clean_folder(entry)
 
 
 def clean_run(run: Path) -> None:
