@@ -9,9 +9,19 @@ def main() -> None:
 
 
 def _command_line() -> None:
+    import sys
+
+    from dreamfusion.streams import lost_output, protect
+
+    protect()
     from dreamfusion.cli import main
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if not end.code and (reason := lost_output()):
+            sys.stderr.write(f"standard output cannot be written: {reason}\n")
+        raise
 
 
 if __name__ == "__main__":

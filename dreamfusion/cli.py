@@ -288,11 +288,23 @@ def resume(
     device: Annotated[
         Device | None, typer.Option(help="Another device than the run began on.", show_default=False)
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="N steps in all, to train a finished run further.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Continue RUN from its last checkpoint."""
+    """Continue RUN from its last checkpoint.
+
+    With --steps, schedules keep their lengths: one that has ended keeps its last value.
+    """
     from dreamfusion.commands.train import resume
 
-    resume(run, output, None if device is None else device.value)
+    resume(run, output, None if device is None else device.value, steps)
 
 
 @app.command()

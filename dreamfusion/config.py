@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -196,6 +197,21 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+@dataclass(frozen=True)
+class NamesFile:
+    """Marks a key that holds the path of a file or folder (`dreamfusion.config_files.with_absolute_paths`).
+
+    Attributes:
+        instead: what else it may hold: nothing, a hub id, an alias of a diffusion model or a CLIP's name.
+    """
+
+    instead: Literal["nothing", "hub id", "model", "clip"] = "nothing"
+
+
+FilePath = Annotated[str, NamesFile()]
+FileOrHubId = Annotated[str, NamesFile("hub id")]
+FileOrModel = Annotated[str, NamesFile("model")]
+FileOrClip = Annotated[str, NamesFile("clip")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -512,21 +528,21 @@ Objective = Annotated[SDSConfig | CSDConfig | SDIConfig, Field(discriminator="ki
 class LoraConfig(_Strict):
     """LoRA weights of one's own, added to the model's (arXiv 2106.09685)."""
 
-    file: str = Field(description="a safetensors file")
+    file: FilePath = Field(description="a safetensors file")
     weight: float = 1.0
 
 
 class EmbeddingConfig(_Strict):
     """A word of textual inversion (arXiv 2208.01618)."""
 
-    file: str = Field(description="a safetensors file")
+    file: FilePath = Field(description="a safetensors file")
     word: str | None = Field(default=None, description="how prompts call it; None: as the file does")
 
 
 class TinyAutoencoderConfig(_Strict):
     """A small encoder for the first part of a run (TAESD's layout); nothing for models without an autoencoder."""
 
-    model: str | None = Field(
+    model: FileOrHubId | None = Field(
         default=None, description="directory in diffusers' layout, or hub id; None: the family's TAESD"
     )
     steps: int = Field(gt=0, description="optimiser iterations before the model's own autoencoder takes over")
@@ -535,10 +551,10 @@ class TinyAutoencoderConfig(_Strict):
 class GuidanceConfig(_Strict):
     """Score distillation from a frozen diffusion model (DreamFusion, eq. 3)."""
 
-    model: str = Field(
+    model: FileOrModel = Field(
         default="miniature", description="alias, directory in diffusers' layout, safetensors file, or hub id"
     )
-    single_file_config: str | None = Field(
+    single_file_config: FileOrModel | None = Field(
         default=None,
         description="alias or directory whose settings and tokenizer a single file is read with; None: told from the file",
     )
@@ -592,10 +608,10 @@ class GuidanceConfig(_Strict):
 class ViewImagesConfig(_Strict):
     """An example picture for each direction; None: `clip.image`."""
 
-    front: str | None = None
-    side: str | None = None
-    back: str | None = None
-    overhead: str | None = None
+    front: FilePath | None = None
+    side: FilePath | None = None
+    back: FilePath | None = None
+    overhead: FilePath | None = None
 
 
 JUDGE = "judge"
@@ -605,7 +621,7 @@ JUDGE = "judge"
 class ClipConfig(_Strict):
     """Dream Fields: a CLIP's similarity as guidance (arXiv 2112.01455); the options of dreamfields-3D."""
 
-    model: str = Field(
+    model: FileOrClip = Field(
         default="miniature",
         description="directory of transformers' layout or hub id; miniature: the package's own",
     )
@@ -623,7 +639,7 @@ class ClipConfig(_Strict):
     crop: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] = Field(
         default=(0.9, 1.0), description="side of a crop, as a share of the picture's"
     )
-    image: str | None = Field(default=None, description="example picture, counted as much as the text")
+    image: FilePath | None = Field(default=None, description="example picture, counted as much as the text")
     view_images: ViewImagesConfig = ViewImagesConfig()
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -694,13 +710,13 @@ class TrainingConfig(_Strict):
 class PosedImagesConfig(_Strict):
     """Pictures with known cameras that a scene is fitted to, in the place of a prompt."""
 
-    path: str = Field(min_length=1, description="folder, or a transforms.json")
+    path: FilePath = Field(min_length=1, description="folder, or a transforms.json")
     downscale: int = Field(default=1, ge=1, le=16, description="pictures are made this many times smaller")
     radius: float | None = Field(
         default=None, gt=0.0, description="of the scene's ball, in the dataset's units; None: found by itself"
     )
     rays_per_step: int = Field(default=4096, ge=1, le=2**20)
-    truth: str | None = Field(
+    truth: FilePath | None = Field(
         default=None, description="true mesh in the dataset's world, to score the geometry with at the end"
     )
 

@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from dreamfusion.errors import OutputError
+from dreamfusion.streams import lost_output
+
 _BAR = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
 
 
@@ -48,11 +51,24 @@ def event(**fields: Any) -> None:
         _line(json.dumps(fields, default=str), sys.stdout)
 
 
+def check_printed() -> None:
+    """Ends a command whose only result is what it printed.
+
+    Commands that write files do not call this: their results are on the disk, whatever became of stdout.
+
+    Raises:
+        OutputError: stdout could not be written, so that the result is lost.
+    """
+    reason = lost_output()
+    if reason is not None:
+        raise OutputError("standard output cannot be written", got=reason)
+
+
 def _line(text: str, stream: Any) -> None:
-    """`text` on a line of its own, or nowhere if its reader has gone (`| head -1`): no work is lost for that."""
+    """`text` on a line of its own, or nowhere if it cannot be written (`| head -1`): no work is lost for that."""
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:
         silence(stream)
 
 

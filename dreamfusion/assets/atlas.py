@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dreamfusion.assets.raster import rasterise
 from dreamfusion.progress import notice
+from dreamfusion.temporary import scratch_folder
 
 TIMEOUT_S = 60.0
 # Texels around each chart, so that neighbours do not shine through where a viewer blurs or shrinks the texture.
@@ -69,8 +69,8 @@ def unwrap(mesh: trimesh.Trimesh, size: int, timeout_s: float | int = TIMEOUT_S)
 
 def _xatlas(mesh: trimesh.Trimesh, size: int, timeout_s: float | int) -> Atlas | str:
     """xatlas's answer, or why there is none."""
-    with tempfile.TemporaryDirectory(prefix="dreamfusion-unwrap-") as folder:
-        given, answer = Path(folder) / "mesh.npz", Path(folder) / "atlas.npz"
+    with scratch_folder("unwrap") as folder:
+        given, answer = folder / "mesh.npz", folder / "atlas.npz"
         np.savez(
             given, vertices=mesh.vertices.astype(np.float32), faces=mesh.faces.astype(np.uint32), size=size
         )

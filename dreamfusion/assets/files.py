@@ -1,15 +1,18 @@
-"""Output files: chosen by their ending, written under a temporary name and then renamed."""
+"""Output files: chosen by their ending, written under a temporary name and then renamed.
+
+What a killed process left in the same folder goes before the next file is written (`dreamfusion.temporary`).
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from dreamfusion.errors import OutputError
+from dreamfusion.temporary import sweep, temporary_name
 
 STILLS = ("png", "jpg", "jpeg", "webp")
 """Endings of the pictures that `images.write_image` writes."""
@@ -49,14 +52,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise OutputError(f"cannot write {path}", expected="a file's path", got="a folder")
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        sweep(path.parent)
+        temporary = temporary_name(path.with_name(path.stem), path.suffix)
+        temporary.touch(exist_ok=False)
     try:
         with _disk_errors(path):
             yield temporary
-            # mkstemp makes files that only their owner can read; outputs get the usual rights.
-            temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -81,11 +82,12 @@ def atomic_folder(path: Path, own_files: str) -> Iterator[Path]:
                 expected=f"a new folder, or one that holds only {own_files}",
                 got=f"{foreign[0]!r} in it",
             )
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        sweep(path.parent)
+        temporary = temporary_name(path)
+        temporary.mkdir()
     try:
         with _disk_errors(path):
             yield temporary
-            temporary.chmod(0o777 & ~_umask())
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
@@ -99,9 +101,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -32,6 +32,8 @@ xmlns:m="http://schemas.microsoft.com/3dmanufacturing/material/2015/02">
 </resources>
 <build><item objectid="2"/></build>
 </model>"""
+# The first that a zip can hold.
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def threemf(mesh: trimesh.Trimesh, colors: UInt8[np.ndarray, "v 4"], generator: str) -> bytes:
@@ -58,8 +60,9 @@ def threemf(mesh: trimesh.Trimesh, colors: UInt8[np.ndarray, "v 4"], generator: 
         ),
     )
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("[Content_Types].xml", _TYPES)
-        archive.writestr("_rels/.rels", _RELATIONS)
-        archive.writestr("3D/3dmodel.model", model)
+    with zipfile.ZipFile(file, "w") as archive:
+        parts = {"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONS, "3D/3dmodel.model": model}
+        for name, content in parts.items():
+            # Without a date of its own an entry gets the clock's, and two files of one mesh differ.
+            archive.writestr(zipfile.ZipInfo(name, date_time=_DATE), content, zipfile.ZIP_DEFLATED)
     return file.getvalue()

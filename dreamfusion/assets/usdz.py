@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
-from pathlib import Path
+import os
+import time
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ import trimesh
 from dreamfusion.assets.gltf import png
 from dreamfusion.assets.texture import Texture
 from dreamfusion.errors import OutputError
+from dreamfusion.temporary import scratch_folder
+
+# The package holds its files' dates, in the local time that this is the start of a day of. The same every time, so that
+# two packages of one mesh are the same bytes.
+_DATE = time.mktime((2000, 1, 1, 0, 0, 0, 0, 0, -1))
 
 
 def check_usd() -> None:
@@ -46,8 +51,7 @@ def usdz(
     check_usd()
     from pxr import Sdf, Usd, UsdGeom, UsdUtils
 
-    with tempfile.TemporaryDirectory(prefix="dreamfusion-usd-") as name:
-        folder = Path(name)
+    with scratch_folder("usd") as folder:
         stage: Any = Usd.Stage.CreateNew(str(folder / "object.usdc"))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, metres_per_unit)
@@ -58,6 +62,8 @@ def usdz(
             (folder / "texture.png").write_bytes(png(texture.image))
         _bind(stage, shape, texture is not None)
         stage.GetRootLayer().Save()
+        for file in folder.iterdir():
+            os.utime(file, (_DATE, _DATE))
         package = folder / "object.usdz"
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(folder / "object.usdc")), str(package)):
             raise OutputError("usd-core could not make the usdz package")

@@ -266,6 +266,8 @@ def _write_film(frames: Iterator[Frame], path: Path, fps: float | int, format: s
     height, width, _ = first.shape
     # Untagged files are shown in one of two colour matrices by chance of size and player: convert and say which.
     stream = ["-movflags", "+faststart", "-f", "mp4"] if format == "mp4" else ["-f", "webm"]
+    # Else a webm has random ids, and files of equal frames differ.
+    stream = ["-fflags", "+bitexact", *stream]
     tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     write_frames: Any = imageio_ffmpeg.write_frames
     writer: Generator[None, bytes | None, None] = write_frames(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.assets.files import STILLS, choose_format
-from dreamfusion.commands.finished import check_writable_file, find_run, load_view
+from dreamfusion.commands.finished import check_folder, check_writable_file, find_run, load_view
 from dreamfusion.commands.lists import numbers
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import GuidanceConfig
@@ -63,6 +63,7 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     sheet, norms = _explain(request, config, prompt, image, fractions, device)
     from dreamfusion.assets.images import write_image
 
+    check_folder(path)
     write_image(sheet, path)
     told = ", ".join(f"t {step}: {norm:.3g}" for step, norm in norms.items())
     result(

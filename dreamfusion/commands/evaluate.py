@@ -13,6 +13,7 @@ from typing import Any
 from dreamfusion.commands.finished import find_run, load_view
 from dreamfusion.commands.fit import EVALUATION
 from dreamfusion.commands.starting import find_start
+from dreamfusion.commands.train import absolute_paths
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import CollapseError, ConfigError, DreamfusionError, RunNotFoundError
 from dreamfusion.progress import notice, result
@@ -159,7 +160,7 @@ def _tell_other_settings(request: EvalRequest, run: RunDirectory) -> None:
 
     def changes(*texts: str) -> bool:
         try:
-            asked = load_config(run.config_path, texts)
+            asked = absolute_paths(load_config(run.config_path, texts))
             # A run's directory holds the path that a number or a relative path meant.
             if asked.init not in (None, config.init):
                 asked = asked.model_copy(update={"init": find_start(asked.init, request.output)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.commands.finished import find_run, load_view, output_path
+from dreamfusion.commands.finished import check_folder, find_run, load_view, output_path
 from dreamfusion.errors import ConfigError, OutOfMemoryError, OutputError
 from dreamfusion.progress import Bar, busy, notice, result
 from dreamfusion.runs.directory import RunDirectory
@@ -78,6 +78,7 @@ def export_mesh(request: ExportRequest, device: str) -> None:
     with _memory("--resolution" if not textured else "--resolution or --texture-size"):
         mesh, info = _extract(request, renderer)
         written, texture = _textured(request, renderer, mesh, info) if textured else (mesh, None)
+    check_folder(path)
     path = write_mesh(written, path, chosen, request.height_cm, texture=texture, unlit=request.unlit)
     size = path.stat().st_size
     mapped = texture is not None and texture.normals is not None
@@ -143,6 +144,7 @@ def _write_page(run: RunDirectory, mesh: Path, faces: int) -> None:
     from dreamfusion.commands.page import page_data
 
     held = MeshOnPage(faces, "exported", glb=mesh.read_bytes())
+    check_folder(mesh)
     path = write_page(page_data(run, held, live=False), mesh.with_suffix(".html"))
     size = path.stat().st_size
     result(f"{path}  {size / 2**20:.1f} MiB, open it in a browser", event="page", path=path, bytes=size)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.errors import DreamfusionError, OutputError
+from dreamfusion.errors import CheckpointCorruptError, OutputError
 from dreamfusion.progress import busy, notice
 from dreamfusion.runs import directory
 from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.runs.recovery import recover
 
 if TYPE_CHECKING:
     from dreamfusion.rendering.renderer import Renderer
 
 
 def find_run(reference: str | None, runs: Path) -> RunDirectory:
-    """The run that is meant; when that was not said exactly, a notice says which was taken."""
+    """The run that is meant, put in order if its process was killed; a notice says which it is if that was not said exactly."""
     run = directory.find(reference, runs)
+    recover(run)
     if reference is None or run.path.name != Path(reference).name:
         notice(f"run {run.path}")
     return run
@@ -52,6 +54,20 @@ def check_writable_file(path: Path) -> None:
         ) from error
 
 
+def check_folder(path: Path) -> None:
+    """See, just before `path` is written, that its folder is still there: it was checked or made before the work.
+
+    Raises:
+        OutputError: it was deleted or renamed meanwhile; a new one of its name would hold this file and nothing else.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"{path} cannot be written",
+            got=f"{path.parent} was deleted or renamed meanwhile",
+            hint="give the folder its name back, or choose another --output FILE",
+        )
+
+
 def load_view(run: RunDirectory, device: str) -> tuple[Renderer, dict[str, Any]]:
     """The renderer of the run's newest checkpoint, with the scene in it, and the checkpoint's meta.
 
@@ -69,9 +85,15 @@ def load_view(run: RunDirectory, device: str) -> tuple[Renderer, dict[str, Any]]
         chosen = choose_device(device)
         from dreamfusion.training.trainer import load_renderer
 
+        def fits(tensors: dict[str, Any], meta: dict[str, Any]) -> bool:
+            try:
+                load_renderer(config, tensors, meta)
+            except CheckpointCorruptError:
+                return False
+            return True
+
         tensors, meta = checkpoint.load(path)
         try:
             return load_renderer(config, tensors, meta, chosen).eval(), meta
-        except DreamfusionError as error:
-            error.add_note(str(path))
-            raise
+        except CheckpointCorruptError as error:
+            raise checkpoint.unusable(path, error, fits) from error

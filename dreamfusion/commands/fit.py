@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamfusion.commands.finished import check_folder
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import DatasetError
-from dreamfusion.progress import Bar, notice, result
+from dreamfusion.progress import Bar, check_printed, notice, result
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically, write_json
 
@@ -59,7 +60,7 @@ def fit(request: FitRequest) -> None:
     if (truth := request.truth or config.data.truth) is not None:
         read_truth(Path(truth).expanduser())
         options["data.truth"] = str(Path(truth).expanduser().resolve())
-    from dreamfusion.commands.train import print_plan, train_run
+    from dreamfusion.commands.train import absolute_paths, print_plan, train_run
     from dreamfusion.doctor import choose_device
     from dreamfusion.runs.directory import check_writable, create
 
@@ -72,10 +73,11 @@ def fit(request: FitRequest) -> None:
         dataset = read_dataset(config.data, bar)
     _check_measurable(dataset)
     # What the pictures say comes before what the user says, who has the last word.
-    config = load_config(request.config, (*_found(dataset), *request.overrides), options)
+    config = absolute_paths(load_config(request.config, (*_found(dataset), *request.overrides), options))
     _tell(dataset)
     if request.dry_run:
         print_plan(config)
+        check_printed()
         return
     name = request.name or _folder_name(request.dataset)
     train_run(create(request.output, config, name), config, device, dataset=dataset)
@@ -142,6 +144,11 @@ def is_measured(run: RunDirectory) -> bool:
     return (run.path / EVALUATION).is_file()
 
 
+def forget_measurement(run: RunDirectory) -> None:
+    """Remove the scores of a run that is trained on: they are no longer its own."""
+    (run.path / EVALUATION).unlink(missing_ok=True)
+
+
 def measure_fit(run: RunDirectory, renderer: Renderer, dataset: PosedDataset, truth: str | None) -> None:
     """Write the held-out renders beside their photographs and the numbers of each, and say the means.
 
@@ -187,6 +194,7 @@ def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset)
             sheet = contact_sheet(
                 _stacked([to_uint8(part) for part in (view.photograph, view.render, difference)])
             )
+            check_folder(run.path / HELD_OUT)
             write_image(sheet, run.path / HELD_OUT / f"{len(rows):03d}.png")
             rows.append((view.name, view.psnr, view.ssim))
     table = io.StringIO()

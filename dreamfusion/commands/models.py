@@ -6,7 +6,7 @@ import sys
 
 from dreamfusion.commands.tables import print_table
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
-from dreamfusion.progress import busy, event, notice, result
+from dreamfusion.progress import busy, check_printed, event, notice, result
 
 
 def print_models() -> None:
@@ -35,6 +35,7 @@ def print_models() -> None:
         print(
             "\nfetch one: dreamfusion models download NAME; directories, safetensors files and hub ids work too"
         )
+    check_printed()
 
 
 def _state(name: str) -> str:
@@ -81,4 +82,5 @@ def verify_model(name: str) -> bool:
         result(f"{name}: {fault}", event="fault", name=name, text=fault)
     if not faults:
         result(f"{name} is whole: {find_model(name).directory}", event="whole", name=name)
+    check_printed()
     return not faults

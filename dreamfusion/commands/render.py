@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.commands.finished import find_run, load_view, output_path
+from dreamfusion.commands.finished import check_folder, find_run, load_view, output_path
 from dreamfusion.errors import ConfigError
 from dreamfusion.progress import Bar, result
 
@@ -97,15 +97,15 @@ def render(request: RenderRequest, device: str) -> None:
 def _write_picture(
     request: RenderRequest, path: Path, format: str, renderer: Renderer, view: dict[str, Any]
 ) -> Path:
-    from dreamfusion.assets.images import contact_sheet, write_image
+    from dreamfusion.assets.images import contact_sheet
     from dreamfusion.assets.video import depth_still, still, turntable
 
     place = {"azimuth_deg": request.azimuth_deg, "elevation_deg": request.elevation_deg}
     if request.depth_16bit:
-        return write_image(depth_still(renderer, **place, **view), path, format)
+        return _keep(depth_still(renderer, **place, **view), path, format)
     looks = {"what": request.what, "transparent": request.transparent}
     if request.kind == "image":
-        return write_image(still(renderer, **place, **view, **looks), path, format)
+        return _keep(still(renderer, **place, **view, **looks), path, format)
     import numpy as np
 
     with Bar("rendering the views", unit="view") as bar:
@@ -119,15 +119,22 @@ def _write_picture(
             **looks,
         )
         pictures = np.stack(list(frames))
-    return write_image(contact_sheet(pictures, columns=math.ceil(math.sqrt(request.views))), path, format)
+    return _keep(contact_sheet(pictures, columns=math.ceil(math.sqrt(request.views))), path, format)
+
+
+def _keep(image: Any, path: Path, format: str) -> Path:
+    from dreamfusion.assets.images import write_image
+
+    check_folder(path)
+    return write_image(image, path, format)
 
 
 def _write_video(
     request: RenderRequest, path: Path, format: str, renderer: Renderer, view: dict[str, Any]
 ) -> Path:
-    from dreamfusion.assets.images import write_image
     from dreamfusion.assets.video import turntable, write_video
 
+    check_folder(path)
     with Bar(f"rendering {' and '.join(request.what)}", unit="frame") as bar:
         frames = turntable(
             renderer,
@@ -148,7 +155,7 @@ def _write_video(
 
         path = write_video(noting_the_first(), path, request.fps, format, request.codec)
     if request.poster:
-        write_image(kept[0], path.with_name(f"{path.stem}-poster.png"))
+        _keep(kept[0], path.with_name(f"{path.stem}-poster.png"), "png")
     return path
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.commands.finished import check_writable_file
+from dreamfusion.commands.finished import check_folder, check_writable_file
 from dreamfusion.commands.lists import integers, numbers, words
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.config import SIDES, VIEWS, GuidanceConfig, ViewPromptConfig
@@ -171,6 +171,7 @@ def _write(images: Any, grid: Grid, path: Path, folder: Path) -> list[Path]:
     from dreamfusion.assets.images import to_uint8, write_image
     from dreamfusion.assets.sheets import cell, labelled_sheet
 
+    check_folder(path)
     rows, labels, single = [], [], []
     for i, j, label in grid.rows():
         shown = images[i, j]

@@ -8,14 +8,19 @@ import textwrap
 from pathlib import Path
 
 from dreamfusion import config_files
-from dreamfusion.progress import event, result
+from dreamfusion.progress import check_printed, event, result
 
 
 def print_runs(output: Path) -> None:
     """All runs under `output` as a table, or as JSON lines where stdout is no terminal."""
     from dreamfusion.runs.directory import RunInfo, listing
+    from dreamfusion.runs.leftovers import clean_root
+    from dreamfusion.runs.recovery import recover
 
+    clean_root(output)
     infos = listing(output)
+    for info in infos:
+        recover(info.run)
     for info in infos:
         event(
             number=info.number,
@@ -30,6 +35,7 @@ def print_runs(output: Path) -> None:
             message=info.message,
         )
     if not sys.stdout.isatty():
+        check_printed()
         return
     if not infos:
         print(f"no runs in {output} yet; start one with: dreamfusion train 'a peacock on a surfboard'")
@@ -72,11 +78,13 @@ def print_presets() -> None:
     if sys.stdout.isatty():
         print_table([("preset", "for"), *presets])
         print("\nsee one whole: dreamfusion config show NAME")
+    check_printed()
 
 
 def print_config(name: str | None, overrides: tuple[str, ...]) -> None:
     """The resolved config as YAML, on a terminal and elsewhere: it is machine-readable as it stands."""
     print(config_files.dump_config(config_files.load_config(name, overrides)), end="")
+    check_printed()
 
 
 def print_findings(output: Path) -> bool:
@@ -93,4 +101,5 @@ def print_findings(output: Path) -> bool:
             head + finding.text, max(width, 40), subsequent_indent=" " * len(head), break_on_hyphens=False
         )
         result(text, topic=finding.topic, status=finding.status, text=finding.text)
+    check_printed()
     return healthy

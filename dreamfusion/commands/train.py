@@ -15,13 +15,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run
-from dreamfusion.commands.fit import is_measured, measure_fit, read_truth
+from dreamfusion.commands.fit import forget_measurement, is_measured, measure_fit, read_truth
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
-from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, RenderingConfig
+from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, NamesFile, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
 from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError
-from dreamfusion.progress import Bar, busy, event, notice, result, silence
+from dreamfusion.progress import Bar, busy, check_printed, event, notice, result, silence
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
@@ -63,6 +63,7 @@ def train(request: TrainRequest) -> None:
     config = _config(request, prompt)
     if config.data is not None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
+    config = absolute_paths(config)
     _check_model(config)
     _tell_lights(config)
     if not request.dry_run:
@@ -80,6 +81,7 @@ def train(request: TrainRequest) -> None:
         print_plan(config, device)
         if request.probe:
             _print_probe(config, device)
+        check_printed()
         return
     from dreamfusion.runs.directory import create, discard_unused
 
@@ -91,13 +93,15 @@ def train(request: TrainRequest) -> None:
         raise
 
 
-def resume(reference: str | None, runs: Path, device: str | None) -> None:
+def resume(reference: str | None, runs: Path, device: str | None, steps: int | None = None) -> None:
     """Continue a run from its newest checkpoint.
 
     Args:
         device: another one than the run's own.
+        steps: optimiser iterations in all, in the place of the run's own number.
 
     Raises:
+        ConfigError: fewer `steps` than are done.
         DreamfusionError: of every kind that a run can have.
     """
     run = find_run(reference, runs)
@@ -106,7 +110,10 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
         config = config.model_copy(update={"device": device})
     done = max((checkpoint.step_of(path) for path in checkpoint.listing(run.checkpoints)), default=0)
     unmeasured = config.data is not None and not is_measured(run)
-    if done >= config.training.steps and not unmeasured:
+    changed = steps is not None and steps != config.training.steps
+    if steps is not None and changed:
+        config = _with_steps(config, steps, done)
+    if done >= config.training.steps and not unmeasured and not changed:
         result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
         return
     if config.data is None:
@@ -120,6 +127,17 @@ def resume(reference: str | None, runs: Path, device: str | None) -> None:
         # What is free may be another amount than when the run began.
         config = _planned(config, chosen)
     train_run(run, config, chosen, resume=True)
+
+
+def _with_steps(config: ExperimentConfig, steps: int, done: int) -> ExperimentConfig:
+    """The config with another number of steps; no schedule changes, so the steps up to there stay what they were."""
+    before = config.training.steps
+    if steps < done:
+        raise ConfigError("--steps", expected=f"{done} or more, for {done} are done", got=str(steps))
+    notice(
+        f"training.steps {before} -> {steps}; schedules stay as they are: those that end before that keep their last value"
+    )
+    return config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
 
 
 # --------------------------------------------------------------------------------------------- what is run
@@ -136,6 +154,23 @@ def _config(request: TrainRequest, prompt: str) -> ExperimentConfig:
     if model is not None and _said(request, "guidance.model") is None:
         options["guidance.model"] = model
     return load_config(name, request.overrides, options)
+
+
+def absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The config as a run holds it: files are named so that they are found from every folder.
+
+    `init` is not among them: it may be a run's number, and `find_start` says which path is meant.
+    """
+    from dreamfusion.config_paths import with_absolute_paths
+    from dreamfusion.guidance.models import is_alias
+    from dreamfusion.guidance.side_models import CLIP_NAMES
+
+    def is_name(marker: NamesFile, value: str) -> bool:
+        return (marker.instead == "model" and is_alias(value)) or (
+            marker.instead == "clip" and value in CLIP_NAMES
+        )
+
+    return with_absolute_paths(config, is_name)
 
 
 def _said(request: TrainRequest, key: str) -> Any:
@@ -380,6 +415,8 @@ def train_run(
                     "the model and the scene do not fit into memory",
                     hint="take a smaller model (`dreamfusion models list`) or a smaller scene.field",
                 ) from error
+        if config.data is not None:
+            forget_measurement(run)
         if config.init is not None and not checkpoint.listing(run.checkpoints):
             start_from(trainers[0], config.init)
         return trainers[0]
@@ -440,6 +477,7 @@ def _tell(run: RunDirectory, outcome: Outcome) -> None:
         steps=outcome.steps,
         checkpoint=outcome.checkpoint,
         seconds=round(outcome.seconds, 1),
+        skipped=outcome.skipped,
         resume=outcome.resume_command if outcome.status == "stopped" else None,
     )
 

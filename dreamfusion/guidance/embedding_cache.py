@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
+
+from dreamfusion.temporary import sweep, temporary_name
 
 _FORMAT = 1
 
@@ -55,9 +56,9 @@ class EmbeddingCache:
         scratch = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, suffix=".part", delete=False) as stream:
-                scratch = Path(stream.name)
-                stream.write(save({"tokens": tokens.contiguous()}, metadata={"text": text}))
+            sweep(self.root)
+            scratch = temporary_name(self.path(text))
+            scratch.write_bytes(save({"tokens": tokens.contiguous()}, metadata={"text": text}))
             os.replace(scratch, self.path(text))
         except OSError:
             # A cache that is full or not writable costs time in the next run, nothing else.

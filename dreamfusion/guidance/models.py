@@ -58,6 +58,12 @@ def aliases() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
 
 
+def is_alias(name: str) -> bool:
+    """Whether `name` means an entry of `models.yaml`, also where a file has that name; a revision may follow an @."""
+    short, at, _ = name.partition("@")
+    return "mirrors" in aliases().get(short, {}) or (short in aliases() and not at)
+
+
 def guidance_above(name: str) -> int:
     """The timestep from which pictures of this model are guided unless the user says another: that of its alias, else 0."""
     return aliases().get(name.partition("@")[0], {}).get("guidance_above", 0)

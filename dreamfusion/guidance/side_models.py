@@ -23,6 +23,10 @@ TINY_AUTOENCODERS: dict[Family, str] = {
 TINY_HINT = ", or leave it out with --set guidance.tiny_autoencoder=null"
 
 
+CLIP_NAMES = ("miniature", JUDGE)
+"""What `clip_directory` takes before it looks for a directory."""
+
+
 def clip_directory(name: str) -> Path:
     """The CLIP in a directory of transformers' layout or of a hub id; "miniature": the package's own, "judge": its second.
 

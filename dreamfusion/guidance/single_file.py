@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.errors import ModelUnsupportedError
 from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.weight_files import safetensors_fault, tensor_shapes
+from dreamfusion.temporary import sweep, temporary_name
 
 _UNET = "model.diffusion_model."
 _CONTEXT = _UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
@@ -96,7 +96,9 @@ def convert(file: Path, family: Family, settings: Path, target: Path, half_preci
         {"safety_checker": None, "requires_safety_checker": False} if family == "stable-diffusion" else {}
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    sweep(target.parent)
+    scratch = temporary_name(target)
+    scratch.mkdir()
     try:
         with quiet_libraries():
             pipeline = pipeline_class.from_single_file(

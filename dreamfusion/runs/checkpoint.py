@@ -14,17 +14,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.errors import CheckpointCorruptError, CheckpointMissingError, OutputError
-from dreamfusion.runs.files import output_errors, sync_directory, sync_file, temporary_name
+from dreamfusion.runs.files import output_errors, sync_directory, sync_file
+from dreamfusion.runs.leftovers import clean_folder
+from dreamfusion.temporary import temporary_name
 
 TENSORS = "tensors.safetensors"
 META = "meta.json"
 FORMAT = 1
-_NAME = re.compile(r"\d{6,}")
+_NAME = re.compile(r"[0-9]{6,12}")
+MAX_TENSOR_BYTES = 32 << 30
 
 
 def path_for(folder: Path, step: int) -> Path:
@@ -39,10 +43,10 @@ def step_of(path: Path) -> int:
 
 def listing(folder: Path) -> list[Path]:
     """All finished checkpoints in `folder`, oldest first; an absent folder has none."""
-    if not folder.is_dir():
+    if not documents.is_folder_under(folder, folder.parent):
         return []
-    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir()]
-    return sorted(found, key=step_of)
+    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)]
+    return sorted((entry for entry in found if documents.is_folder_under(entry, folder)), key=step_of)
 
 
 def latest(folder: Path) -> Path:
@@ -69,14 +73,14 @@ def save(path: Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Non
         meta: anything JSON can hold.
 
     Raises:
-        OutputError: not writable, or the disk is full; an older checkpoint at `path` is then untouched.
+        OutputError: the folder is gone or not writable, or the disk is full; an older checkpoint at `path` is then
+            untouched.
     """
     temporary = temporary_name(path)
     with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        # No parent is made here: where the run's folder was deleted meanwhile, nothing may appear in its place.
+        temporary.mkdir()
         try:
-            temporary.mkdir()
             _write_pair(temporary, tensors, meta)
             _put_in_place(temporary, path)
         except BaseException:
@@ -131,11 +135,11 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointMissingError(f"there is no checkpoint {path}")
     try:
         return _load(path)
-    except (OSError, ValueError) as error:
+    except (CheckpointCorruptError, OSError, ValueError) as error:
         raise CheckpointCorruptError(
             f"checkpoint {path} cannot be read",
             got=str(error),
-            hint=_way_out(path),
+            hint=way_out(path),
         ) from error
 
 
@@ -143,12 +147,15 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load as load_bytes
 
-    content = json.loads((path / META).read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not isinstance(content.get("meta"), dict):
+    run = path.parent.parent
+    content = documents.read_json(path / META, error=CheckpointCorruptError, under=run)
+    if not isinstance(content.get("meta"), dict):
         raise ValueError(f"{META} that is not a checkpoint's")
     if content.get("format") != FORMAT:
         raise ValueError(f"format {content.get('format')!r} where this version reads {FORMAT}")
-    data = (path / TENSORS).read_bytes()
+    data = documents.read_bytes(
+        path / TENSORS, error=CheckpointCorruptError, under=run, max_bytes=MAX_TENSOR_BYTES
+    )
     if hashlib.sha256(data).hexdigest() != content.get("sha256"):
         raise ValueError(f"{TENSORS} whose checksum differs from the one in {META}")
     try:
@@ -157,24 +164,53 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-def _way_out(path: Path) -> str:
-    older = [other for other in listing(path.parent) if step_of(other) < step_of(path)]
-    for candidate in reversed(older):
+def way_out(path: Path, is_usable: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None) -> str:
+    """The advice where the checkpoint `path` cannot be used: the newest one that can, and what has to be deleted for it.
+
+    Args:
+        is_usable: a further condition on (tensors, meta) of a checkpoint that can be read.
+    """
+    doomed = [path]
+    for candidate in reversed([other for other in listing(path.parent) if other != path]):
         try:
-            _load(candidate)
-        except (OSError, ValueError):
+            tensors, meta = _load(candidate)
+        except (CheckpointCorruptError, OSError, ValueError):
+            usable = False
+        else:
+            usable = is_usable is None or is_usable(tensors, meta)
+        if not usable:
+            doomed.append(candidate)
             continue
+        newer = [other for other in doomed if step_of(other) > step_of(candidate)]
+        if not newer:
+            return (
+                f"the newest checkpoint that can be used is that of step {step_of(candidate)} ({candidate})"
+            )
+        what = "that folder" if newer == [path] else " and ".join(other.name for other in newer)
         return (
-            f"delete that folder to go on from the older checkpoint of step {step_of(candidate)} ({candidate}), "
-            "which can be read"
+            f"delete {what} to resume from the newest checkpoint that can be used, of step "
+            f"{step_of(candidate)} ({candidate})"
         )
-    return "no older checkpoint can be read, so start a new run with `dreamfusion train`"
+    return "no other checkpoint can be used, so start a new run with `dreamfusion train`"
+
+
+def unusable(
+    path: Path, error: CheckpointCorruptError, is_usable: Callable[[dict[str, Any], dict[str, Any]], bool]
+) -> CheckpointCorruptError:
+    """`error`, which came of using what is in `path`, with that path and the way to a checkpoint that can be used."""
+    advice = way_out(path, is_usable)
+    # Where none can be, it is the configuration that was changed, and the error's own advice is right.
+    hint = advice if advice.startswith("delete") else error.hint
+    return CheckpointCorruptError(f"{path}: {error.what}", expected=error.expected, got=error.got, hint=hint)
 
 
 def prune(folder: Path, keep: int) -> list[Path]:
     """Delete all but the newest `keep` >= 1 checkpoints, and what killed writers left; returns what went.
 
     A folder loses its name before its content, so a kill in between leaves no half checkpoint.
+
+    Raises:
+        OutputError: an old one cannot be removed.
     """
     gone = listing(folder)[:-keep]
     for path in gone:
@@ -184,8 +220,7 @@ def prune(folder: Path, keep: int) -> list[Path]:
         except OSError as error:
             raise OutputError(f"{path} cannot be removed", got=error.strerror) from error
         shutil.rmtree(doomed, ignore_errors=True)
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    clean_folder(folder)
     return gone
 
 

@@ -16,23 +16,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError
-from dreamfusion.runs import checkpoint, lock, manifest, metrics
+from dreamfusion.errors import ConfigError, OutputError, RunNotFoundError, shown
+from dreamfusion.runs import checkpoint, leftovers, lock, manifest, metrics
 from dreamfusion.runs.files import output_errors, write_atomically, write_json
+from dreamfusion.temporary import temporary_name
 
-_RUN = re.compile(r"(\d{4,})-(.+)")
-_RESERVED = re.compile(r"\.(\d{4,})")
+_RUN = re.compile(r"([0-9]{4,9})-(.+)", re.DOTALL)
 _SLUG_LENGTH = 60
 
 
@@ -108,7 +109,11 @@ class RunDirectory:
         Raises:
             ConfigError: the file was damaged or belongs to another version; the message names it.
         """
-        return load_config(self.config_path)
+        return self.config_with(())
+
+    def config_with(self, overrides: Sequence[str]) -> ExperimentConfig:
+        """The run's configuration with `--set` texts over it; the errors are those of `config`."""
+        return load_config(self.config_path, overrides, run=self.path)
 
     def manifest(self) -> dict[str, Any]:
         return manifest.read(self.manifest_path)
@@ -123,6 +128,20 @@ class RunDirectory:
             self.state_path, {"status": status, "step": step, "message": message, "updated": manifest.now()}
         )
 
+    def make_folders(self) -> None:
+        """Make the folders of previews and checkpoints where they are absent; never the run's own."""
+        for folder in (self.previews, self.checkpoints):
+            with output_errors(folder):
+                folder.mkdir(exist_ok=True)
+
+    def note_steps(self, steps: int) -> None:
+        """Change `training.steps` in the run's configuration, if it is another number; schedules stay as they are."""
+        config = self.config()
+        if config.training.steps != steps:
+            training = config.training.model_copy(update={"steps": steps})
+            changed = config.model_copy(update={"training": training})
+            write_atomically(self.config_path, dump_config(changed).encode())
+
     def info(self) -> RunInfo:
         """What a listing shows of this run; damaged files show as status "damaged" rather than stopping the listing."""
         try:
@@ -130,12 +149,10 @@ class RunDirectory:
         except (RunNotFoundError, ConfigError):
             return RunInfo(self, self.number, self.name, "", "damaged", 0, 0, "", False, "")
         state = self._state()
+        found = checkpoint.listing(self.checkpoints)
         status = state.get("status", "created")
         if status in ("created", "running"):
-            # A killed process leaves the word "running" behind, but not the lock.
-            status = (
-                "running" if lock.is_held(self.lock_path) else ("killed" if status == "running" else status)
-            )
+            status = self._without_a_last_word(status, found, config.training.steps)
         step = metrics.last_step(self.metrics_path)
         return RunInfo(
             run=self,
@@ -145,17 +162,35 @@ class RunDirectory:
             status=status,
             step=step,
             steps=config.training.steps,
-            created=told.get("created", ""),
-            has_checkpoint=bool(checkpoint.listing(self.checkpoints)),
+            created=_text(told.get("created")),
+            has_checkpoint=bool(found),
             message=state.get("message", ""),
         )
 
+    def noted_status(self) -> str:
+        """The status as it was written last; a killed process leaves "running" behind."""
+        status = self._state().get("status", "created")
+        return status if isinstance(status, str) else "created"
+
+    def _without_a_last_word(self, noted: str, checkpoints: list[Path], steps: int) -> str:
+        """The status of a run that was not noted as ended."""
+        if lock.is_held(self.lock_path):  # a killed process leaves no lock behind
+            return "running"
+        if checkpoints and checkpoint.step_of(checkpoints[-1]) >= steps:
+            return "finished"  # killed between the last checkpoint and its state
+        return "killed" if noted == "running" else noted
+
     def _state(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = documents.read_json(self.state_path, error=RunNotFoundError, under=self.path)
+        except RunNotFoundError:
             return {}
-        return content if isinstance(content, dict) else {}
+        return {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def _text(value: Any) -> str:
+    """What a stranger's file says where a text belongs."""
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +225,8 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
     """
     with output_errors(output_root):
         output_root.mkdir(parents=True, exist_ok=True)
-        number, reserved = _reserve(output_root)
+        leftovers.clean_root(output_root)
+        number, reserved, owner = _reserve(output_root)
         try:
             path = output_root / f"{number:04d}-{slug(name or config.prompt)}"
             write_atomically(reserved / "config.yaml", dump_config(config).encode())
@@ -203,6 +239,7 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
         except BaseException:
             shutil.rmtree(reserved, ignore_errors=True)
             raise
+        (path / owner).unlink(missing_ok=True)
     return RunDirectory(path)
 
 
@@ -212,39 +249,54 @@ def discard_unused(run: RunDirectory) -> None:
         shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _reserve(output_root: Path) -> tuple[int, Path]:
+def _reserve(output_root: Path) -> tuple[int, Path, str]:
+    """The next free number, the folder that stands for it, and the name of the file in it that says its owner."""
     # The reservation's name holds nothing but the number, so that two starts with different prompts collide on it. It
-    # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other.
-    number = _highest(output_root) + 1
-    while True:
-        reserved = output_root / f".{number:04d}"
-        try:
-            reserved.mkdir()
-        except FileExistsError:
+    # becomes the run's directory by a rename: at any moment the number is visible as the one or as the other. It is made
+    # by a rename as well, which fails over a folder that is not empty, so that it has an owner from the first moment.
+    made = temporary_name(output_root / "reservation")
+    made.mkdir()
+    try:
+        owner = leftovers.mark(made)
+        number = _highest(output_root) + 1
+        while True:
+            reserved = output_root / f".{number:04d}"
+            if _renamed(made, reserved):
+                # Someone may have finished between our look and our rename.
+                if all(run.number != number for run in _runs(output_root)):
+                    return number, reserved, owner.name
+                os.rename(reserved, made)
             number += 1
-            continue
-        if any(
-            run.number == number for run in _runs(output_root)
-        ):  # someone finished between our look and our mkdir
-            reserved.rmdir()
-            number += 1
-            continue
-        return number, reserved
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Whether `source` could be given the name `target`; False if there is something of that name."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
 
 
 def _highest(output_root: Path) -> int:
     numbers = [0]
     for entry in output_root.iterdir():
-        match = _RUN.fullmatch(entry.name) or _RESERVED.fullmatch(entry.name)
+        match = _RUN.fullmatch(entry.name) or leftovers.RESERVED.fullmatch(entry.name)
         if match:
             numbers.append(int(match[1]))
     return max(numbers)
 
 
 def _runs(output_root: Path) -> list[RunDirectory]:
-    if not output_root.is_dir():
-        return []
-    found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
+    with _reading(output_root):
+        if not output_root.is_dir():
+            return []
+        found = [entry for entry in output_root.iterdir() if _RUN.fullmatch(entry.name) and entry.is_dir()]
     return sorted((RunDirectory(entry) for entry in found), key=lambda run: (run.number, run.path.name))
 
 
@@ -272,7 +324,9 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return runs[-1]
     path = Path(reference)
-    if path.is_dir() and not reference.isdecimal():
+    with _reading(path):
+        is_folder = path.is_dir()
+    if is_folder and not reference.isdecimal():
         if not (path / "config.yaml").is_file():
             raise RunNotFoundError(
                 f"{path} is not a run",
@@ -281,15 +335,26 @@ def find(reference: str | None, output_root: Path) -> RunDirectory:
             )
         return RunDirectory(path)
     if reference.isdecimal():
-        matching = [run for run in runs if run.number == int(reference)]
+        matching = [run for run in runs if str(run.number) == (reference.lstrip("0") or "0")]
     else:
         matching = [run for run in runs if reference in (run.path.name, run.name)]
         matching = matching or [run for run in runs if slug(reference) in (run.path.name, run.name)]
     if not matching:
         raise RunNotFoundError(
-            f"there is no run {reference!r} in {output_root}", hint=_known(runs, reference)
+            f"there is no run {shown(reference)} in {output_root}", hint=_known(runs, reference)
         )
     return matching[-1]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The system's refusals to look at `path` (no permission, a name too long) as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunNotFoundError(
+            f"{shown(str(path), 200)} cannot be read", got=documents.reason(error)
+        ) from error
 
 
 def _known(runs: list[RunDirectory], reference: str) -> str:
@@ -312,17 +377,17 @@ def check_writable(output_root: Path) -> None:
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
-    if output_root.exists() and not output_root.is_dir():
-        raise OutputError(
-            f"{output_root} cannot be used for runs",
-            expected="a folder",
-            got="a file",
-            hint="choose another folder with --output DIR",
-        )
     with output_errors(output_root):
+        if output_root.exists() and not output_root.is_dir():
+            raise OutputError(
+                f"{output_root} cannot be used for runs",
+                expected="a folder",
+                got="a file",
+                hint="choose another folder with --output DIR",
+            )
         absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
         output_root.mkdir(parents=True, exist_ok=True)
-        probe = output_root / f".probe.{os.getpid()}"
+        probe = temporary_name(output_root / "probe")
         probe.mkdir()
         probe.rmdir()
         with contextlib.suppress(OSError):  # another process may have put something into it

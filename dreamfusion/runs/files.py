@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.errors import OutputError
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` (so on the same file system) that no listing of runs or checkpoints takes for finished."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+from dreamfusion.temporary import temporary_name
 
 
 def sync_directory(folder: Path) -> None:
@@ -35,6 +33,30 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def open_to_append(path: Path) -> io.BufferedIOBase:
+    """The regular file `path`, made if it is absent, to be read and appended to.
+
+    A shared run may hold a symbolic link or a FIFO under that name: nothing is written through the one, and nobody waits at
+    the other.
+
+    Raises:
+        OSError: it is no regular file, or cannot be written.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    if os.name != "nt":
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise OSError(error.errno, "it is a symbolic link") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(descriptor, "ab+")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file `path` by `data`: a reader sees the old bytes or the new ones, never a part.
 
@@ -44,7 +66,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = temporary_name(path)
     with output_errors(path):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # never through a link that somebody left under that name
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,4 +104,6 @@ MAKE_ROOM = "free some space, then try again"
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return MAKE_ROOM
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return "its folder must not be deleted or renamed while it is in use"
     return "choose another folder with --output DIR"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -11,10 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.errors import RunNotFoundError
 from dreamfusion.runs.files import write_json
 
 _PACKAGES = ("dreamfusion", "torch", "diffusers", "transformers", "safetensors", "numpy", "pydantic")
+
+MOST_THREADS = 1024
+"""A larger number in a manifest is no number of threads."""
 
 
 def now() -> str:
@@ -38,13 +41,16 @@ def new_manifest(name: str, prompt: str, seed: int) -> dict[str, Any]:
     return {"format": 1, "name": name, "prompt": prompt, "seed": seed, "created": now(), "sessions": []}
 
 
-def add_session(path: Path, command: Sequence[str], device: str, from_step: int) -> dict[str, Any]:
+def add_session(
+    path: Path, command: Sequence[str], device: str, from_step: int, threads: int | None = None
+) -> dict[str, Any]:
     """Append one start or resume to the manifest file `path` and return the new entry.
 
     Args:
         command: the words of the command line.
         device: what the run is computed on ("cpu", "cuda: NVIDIA H200").
         from_step: the step it starts at; 0 for a fresh run.
+        threads: that the CPU computes with; equal results need an equal number.
     """
     manifest = read(path)
     session = {
@@ -52,12 +58,24 @@ def add_session(path: Path, command: Sequence[str], device: str, from_step: int)
         "command": shlex.join(command),
         "from_step": from_step,
         "device": device,
+        "threads": threads,
         "platform": platform.platform(),
         "versions": versions(),
     }
     manifest["sessions"].append(session)
     write_json(path, manifest)
     return session
+
+
+def threads(path: Path) -> int | None:
+    """The number of threads that the run's first session noted; None if none did.
+
+    Raises:
+        RunNotFoundError: there is no manifest.
+    """
+    noted = [session.get("threads") for session in read(path)["sessions"] if isinstance(session, dict)]
+    counts = [count for count in noted if type(count) is int and 1 <= count <= MOST_THREADS]
+    return counts[0] if counts else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -67,11 +85,11 @@ def read(path: Path) -> dict[str, Any]:
         RunNotFoundError: it is absent or no manifest.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = documents.read_json(path, error=RunNotFoundError, under=path.parent)
+    except RunNotFoundError as error:
         raise RunNotFoundError(
-            f"{path.parent} is not a run", expected="a readable manifest.json in it"
+            f"{path.parent} is not a run", expected="a readable manifest.json in it", got=error.what
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("sessions"), list):
+    if not isinstance(content.get("sessions"), list):
         raise RunNotFoundError(f"{path.parent} is not a run", expected=f"a run's manifest in {path.name}")
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dreamfusion.runs.files import output_errors
+from dreamfusion import documents
+from dreamfusion.errors import OutputError, RunNotFoundError
+from dreamfusion.runs.files import open_to_append, output_errors
+from dreamfusion.runs.lock import is_same_file
+
+# A million steps have some hundred bytes each.
+MAX_BYTES = 512 * documents.MIB
 
 
 class MetricsWriter:
@@ -22,7 +29,7 @@ class MetricsWriter:
         """Open `path` behind the line of `from_step`; later lines and a half-written one are cut off."""
         self.path = path
         with output_errors(path):
-            self._file = path.open("ab")
+            self._file = open_to_append(path)
             self._file.truncate(_length_up_to(path, from_step))
 
     def __enter__(self) -> MetricsWriter:
@@ -34,7 +41,13 @@ class MetricsWriter:
         self.close()
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append one step's numbers; a number that is not finite becomes null, because JSON has none."""
+        """Append one step's numbers; a number that is not finite becomes null, because JSON has none.
+
+        Raises:
+            OutputError: the disk refused, or the file was deleted or renamed.
+        """
+        if not is_same_file(self.path, self._file):
+            raise OutputError(f"{self.path} was deleted or renamed while it was in use")
         line = json.dumps(_finite(dict(metrics)), allow_nan=False) + "\n"
         with output_errors(self.path):
             self._file.write(line.encode())
@@ -52,10 +65,8 @@ class MetricsWriter:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics file in order; none if it is absent; stops before a half-written line."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
+    with _opened(path) as file:
+        while line := file.readline(documents.LINE.bytes):
             parsed = _parsed(line)
             if parsed is None:
                 return
@@ -64,10 +75,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def last_step(path: Path) -> int:
     """Step of the last whole line, 0 if there is none; reads only the file's end."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - (1 << 16)))
+    with _opened(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
         for line in reversed(file.read().splitlines(keepends=True)):
             parsed = _parsed(line)
             if parsed is not None:
@@ -76,19 +85,22 @@ def last_step(path: Path) -> int:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
+    content = documents.parse_json_line(line)
+    return content if content is not None and type(content.get("step")) is int else None
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    """The file, or nothing to read: one that is no regular file of the run counts as absent, and so does one too large."""
     try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) and isinstance(content.get("step"), int) else None
+        return documents.open_regular(path, error=RunNotFoundError, under=path.parent, max_bytes=MAX_BYTES)
+    except RunNotFoundError:
+        return io.BytesIO()
 
 
 def _length_up_to(path: Path, step: int) -> int:
     length = 0
-    with path.open("rb") as file:
-        for line in file:
+    with _opened(path) as file:
+        while line := file.readline(documents.LINE.bytes):
             parsed = _parsed(line)
             if parsed is None or parsed["step"] > step:
                 break

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from dreamfusion.runs import checkpoint, lock, manifest
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import MAKE_ROOM, output_errors, write_atomically
 from dreamfusion.runs.metrics import MetricsWriter
-from dreamfusion.training.devices import describe_device
+from dreamfusion.training.devices import as_many_threads, describe_device, threads
 from dreamfusion.training.trainer import StepMetrics, Trainer
 
 _log = logging.getLogger("dreamfusion")
@@ -53,7 +54,8 @@ class Outcome:
         step: optimiser iterations done, of `steps`.
         checkpoint: the newest one.
         seconds: that this session took, loading included.
-        resume_command: what goes on from here.
+        resume_command: what continues from here.
+        skipped: how many of the run's steps were not taken because a gradient was not finite.
     """
 
     status: Literal["finished", "stopped"]
@@ -62,6 +64,7 @@ class Outcome:
     checkpoint: Path
     seconds: float
     resume_command: str
+    skipped: int = 0
 
 
 def run_training(
@@ -79,7 +82,7 @@ def run_training(
 
     Args:
         run: where everything is written; no other process may be working on it.
-        config: the resolved configuration, as it lies in the run.
+        config: the resolved configuration, as it lies in the run; where `training.steps` differs, the run's is changed.
         device: where to compute, already chosen ("cpu", "cuda", ...).
         resume: go on from the newest checkpoint, or from the start if there is none yet; False starts afresh.
         command: the words of the command line, for the manifest; this process's own by default.
@@ -90,23 +93,42 @@ def run_training(
     Raises:
         ValueError: a fresh start in a run that has checkpoints.
         CheckpointCorruptError: the newest checkpoint cannot be used; the message names an older one.
-        CollapseError: the scene can no longer become an object.
-        OutputError: the disk is full or not writable, or another process works on the run.
+        CollapseError: the scene can no longer become an object, or most steps were skipped.
+        OutputError: the disk is full or not writable, the run's folder is gone, or another process works on the run.
     """
     if not resume and checkpoint.listing(run.checkpoints):
         raise ValueError(f"{run.path} has checkpoints: resume it, or create another run")
     session = _Session(run, config, observer or Observer(), time.monotonic())
-    with lock.held(run.lock_path), _logging_to(run.log_path), _state_on_failure(session):
+    with lock.held(run.lock_path) as held, _logging_to(run.log_path), _state_on_failure(session, held):
+        run.make_folders()
         saved = session.newest_checkpoint() if resume else None
         run.write_state("running", saved.step if saved else 0)
-        session.trainer = trainer = make_trainer(config, device)
-        if saved is not None:
-            saved.restore(trainer)
-        words = list(sys.argv if command is None else command)
-        manifest.add_session(run.manifest_path, words, describe_device(trainer.device), trainer.step)
-        _log.info("%s on %s from step %d", shlex.join(words), describe_device(trainer.device), trainer.step)
-        with MetricsWriter(run.metrics_path, trainer.step) as metrics:
-            return session.loop(trainer, metrics, stop)
+        run.note_steps(config.training.steps)
+        with _threads_as_before(run, device, session.notice):
+            session.trainer = trainer = make_trainer(config, device)
+            if saved is not None:
+                saved.restore(trainer)
+            words = list(sys.argv if command is None else command)
+            manifest.add_session(
+                run.manifest_path, words, describe_device(trainer.device), trainer.step, threads()
+            )
+            _log.info(
+                "%s on %s from step %d", shlex.join(words), describe_device(trainer.device), trainer.step
+            )
+            with MetricsWriter(run.metrics_path, trainer.step) as metrics:
+                return session.loop(trainer, metrics, stop, held)
+
+
+@contextlib.contextmanager
+def _threads_as_before(run: RunDirectory, device: str, notice: Callable[[str], None]) -> Iterator[None]:
+    """As many threads as the run began with: on a CPU the order of sums, and so the last bits, depends on their number."""
+    before = manifest.threads(run.manifest_path)
+    if before is None or before == threads() or not device.startswith("cpu"):
+        yield
+        return
+    notice(f"computing with {before} threads, as the run began; this machine's choice would be {threads()}")
+    with as_many_threads(before):
+        yield
 
 
 @dataclass(frozen=True)
@@ -125,9 +147,15 @@ class _Saved:
         try:
             trainer.load_state_dict(self.tensors, self.meta)
         except CheckpointCorruptError as error:
-            raise CheckpointCorruptError(
-                f"{self.path}: {error.what}", got=error.got, hint=error.hint
-            ) from error
+            raise checkpoint.unusable(self.path, error, partial(_fits, trainer)) from error
+
+
+def _fits(trainer: Trainer, tensors: dict[str, Any], meta: dict[str, Any]) -> bool:
+    try:
+        trainer.load_state_dict(tensors, meta)
+    except CheckpointCorruptError:
+        return False
+    return True
 
 
 class _Session:
@@ -148,16 +176,19 @@ class _Session:
     def newest_checkpoint(self) -> _Saved | None:
         found = checkpoint.listing(self.run.checkpoints)
         if not found:
-            self._notice(f"{self.run.path} has no checkpoint yet: it starts again from step 0")
+            self.notice(f"{self.run.path} has no checkpoint yet: it starts again from step 0")
             return None
         return _Saved(found[-1], *checkpoint.load(found[-1]))
 
-    def loop(self, trainer: Trainer, metrics: MetricsWriter, stop: Callable[[], bool]) -> Outcome:
+    def loop(
+        self, trainer: Trainer, metrics: MetricsWriter, stop: Callable[[], bool], held: lock.Held
+    ) -> Outcome:
         settings = self.config.training
         while trainer.step < settings.steps and not stop():
             told = trainer.train_step()
+            held.check()
             while trainer.notices:
-                self._notice(trainer.notices.pop(0))
+                self.notice(trainer.notices.pop(0))
             metrics.write(told.as_dict())
             if told.skipped:
                 _log.warning("step %d skipped: a gradient was not finite", told.step)
@@ -167,8 +198,11 @@ class _Session:
             if not last and told.step % settings.checkpoint_every == 0:
                 self._save(trainer, metrics)
             self.observer.on_step(told, settings.steps)
-        newest = self._save(trainer, metrics)
+        held.check()
         status = "finished" if trainer.step >= settings.steps else "stopped"
+        if status == "finished":
+            trainer.check_outcome()
+        newest = self._save(trainer, metrics)
         self.run.write_state(status, trainer.step)
         outcome = Outcome(
             status=status,
@@ -177,7 +211,12 @@ class _Session:
             checkpoint=newest,
             seconds=time.monotonic() - self.started,
             resume_command=self.resume_command,
+            skipped=trainer.skipped_steps,
         )
+        if outcome.skipped:
+            self.notice(
+                f"{outcome.skipped} of {outcome.step} steps were skipped: their gradients were not finite"
+            )
         _log.info("%s at step %d after %.0f s", outcome.status, outcome.step, outcome.seconds)
         if status == "stopped":  # the terminal that would be told may be gone
             _log.info("go on with: %s", self.resume_command)
@@ -187,6 +226,7 @@ class _Session:
         path = checkpoint.path_for(self.run.checkpoints, trainer.step)
         if path in checkpoint.listing(self.run.checkpoints):  # nothing was done since
             return path
+        trainer.check_scene()  # a checkpoint that is worth nothing must not push out one that is
         metrics.sync()
         checkpoint.save(path, *trainer.state_dict())
         checkpoint.prune(self.run.checkpoints, self.config.training.keep_checkpoints)
@@ -197,8 +237,6 @@ class _Session:
 
     def _preview(self, trainer: Trainer, told: StepMetrics) -> None:
         path = self.run.previews / f"{told.step:06d}.png"
-        with output_errors(path):
-            path.parent.mkdir(exist_ok=True)
         write_atomically(path, trainer.preview_png())
         _log.info(
             "step %d: sds gradient norm %.3g, opacity %.3f, %.2f it/s, skipped %d",
@@ -210,13 +248,13 @@ class _Session:
         )
         self.observer.on_preview(path)
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         _log.info(text)
         self.observer.on_notice(text)
 
 
 @contextlib.contextmanager
-def _state_on_failure(session: _Session) -> Iterator[None]:
+def _state_on_failure(session: _Session, held: lock.Held) -> Iterator[None]:
     """Leave a word of what went wrong in the run; the error itself goes on its way."""
     try:
         yield
@@ -239,6 +277,7 @@ def _state_on_failure(session: _Session) -> Iterator[None]:
         else:
             _log.exception("failed")
         with contextlib.suppress(DreamfusionError):  # the disk may be what failed
+            held.check()  # another run may have taken the place
             session.run.write_state(status, session.step, str(error) or type(error).__name__)
         raise
 

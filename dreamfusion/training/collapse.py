@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
+
+from torch import Tensor
 
 from dreamfusion.config import TrainingConfig
 from dreamfusion.errors import CollapseError
@@ -12,6 +15,26 @@ EMPTY_BELOW = 2e-3
 """Mean opacity of the rays through the scene's ball under which nothing is left to see."""
 SOLID_ABOVE = 0.98
 """Mean opacity of the rays through the scene's ball above which it is filled to its edge."""
+LARGEST_PARAMETER = 1e8
+"""No learning rate that teaches anything gets a parameter there; squares of what is above soon overflow."""
+_FINITE_HINT = "try a smaller optimizer.lr or guidance.guidance_scale, optimizer.max_grad_norm=1, or guidance.dtype=float32"
+
+
+def check_parameters(parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
+    """See that a scene's parameters, by name, are numbers that something can be rendered from.
+
+    Raises:
+        CollapseError: one is not finite, or absurdly large.
+    """
+    for name, value in parameters:
+        largest = value.detach().abs().max().item() if value.numel() else 0.0
+        if not largest <= LARGEST_PARAMETER:  # NaN is not either
+            raise CollapseError(
+                f"the scene's parameters are no usable numbers at step {step}",
+                expected=f"values of at most {LARGEST_PARAMETER:g}",
+                got=f"{largest:g} in {name}",
+                hint=_FINITE_HINT,
+            )
 
 
 class CollapseWatch:
@@ -63,8 +86,32 @@ class CollapseWatch:
         raise CollapseError(
             what,
             expected="finite numbers",
-            hint="try a smaller optimizer.lr, optimizer.max_grad_norm=1, or guidance.dtype=float32",
+            hint=_FINITE_HINT,
         )
+
+    def check_outcome(self, steps: int, skipped: int) -> None:
+        """Look at the whole run at its end; a short one ends before patience does.
+
+        Args:
+            steps: of the run.
+            skipped: how many of them were not taken.
+
+        Raises:
+            CollapseError: most steps were skipped, or the scene was empty or solid during most, the last ones included.
+        """
+        if 2 * skipped > steps:
+            raise CollapseError(
+                f"{skipped} of {steps} steps were skipped: their gradients were not finite",
+                expected="most steps to be taken",
+                hint=_FINITE_HINT,
+            )
+        for count, what in ((self.empty, "empty"), (self.solid, "solid to its edge")):
+            if 2 * count > steps:
+                raise CollapseError(
+                    f"the scene was {what} during the last {count} of {steps} steps",
+                    expected="an object",
+                    hint="try a smaller optimizer.lr, or another --seed",
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return {"empty": self.empty, "solid": self.solid, "skipped": self.skipped}

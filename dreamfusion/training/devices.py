@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 
@@ -34,3 +37,19 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def threads() -> int:
+    """How many threads torch computes with on the CPU."""
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def as_many_threads(count: int) -> Iterator[None]:
+    """Compute with `count` >= 1 threads on the CPU while the body runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -18,12 +18,12 @@ from torch import Generator, Tensor
 
 from dreamfusion.cameras import Cameras, random_cameras
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import CheckpointCorruptError, ConfigError, OutOfMemoryError
+from dreamfusion.errors import CheckpointCorruptError, CollapseError, ConfigError, OutOfMemoryError
 from dreamfusion.rendering.rays import intersect_ball
 from dreamfusion.rendering.renderer import Renderer, RenderOutput
 from dreamfusion.rendering.shading import ShadingSample, sample_shading
 from dreamfusion.scene.scene import make_scene
-from dreamfusion.training.collapse import CollapseWatch
+from dreamfusion.training.collapse import CollapseWatch, check_parameters
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
 from dreamfusion.training.losses import needs_normals, total_loss, weighted_losses
 from dreamfusion.training.memory import is_out_of_memory, release, rungs
@@ -37,6 +37,8 @@ from dreamfusion.training.randomness import (
 )
 
 T = TypeVar("T")
+OUTCOME_SIZE = 16
+"""Pixels a side of the renders that a finished run is checked by."""
 
 
 @runtime_checkable
@@ -332,6 +334,22 @@ class Trainer:
             with_normals=needs_normals(self.config.losses, self.step),
         )
 
+    def check_scene(self) -> None:
+        """See that the scene's parameters are finite; CollapseError if not."""
+        check_parameters(self.scene.named_parameters(), self.step)
+
+    def check_outcome(self) -> None:
+        """Look at what the run has come to at its end: the scene, its renders, and how many steps were taken.
+
+        Raises:
+            CollapseError: it is nothing that deserves to be called finished.
+        """
+        self.check_scene()
+        self.watch.check_outcome(self.step, self.skipped_steps)
+        self.scene.set_step(self.step)
+        cameras = preview_cameras(self.config.cameras, OUTCOME_SIZE).to(self.device)
+        check_parameters([("a render", self.renderer.render_image(cameras).rgb)], self.step)
+
     def preview_png(self) -> bytes:
         """Front, side, back and overhead as a PNG file; changes nothing and draws no random number."""
         self.scene.set_step(self.step)
@@ -385,6 +403,11 @@ def restore_renderer(renderer: Renderer, tensors: dict[str, Tensor], meta: dict[
         renderer.scene.load_state_dict(_part(tensors, "scene"))
         renderer.load_state_dict(_part(tensors, "renderer"))
         renderer.scene.set_step(int(meta["step"]))
+        check_parameters(renderer.scene.named_parameters(), int(meta["step"]))
+    except CollapseError as error:
+        raise CheckpointCorruptError(
+            error.what, expected=error.expected, got=error.got, hint=error.hint
+        ) from error
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _does_not_fit(error) from error
 

@@ -57,7 +57,7 @@ def test_listing_is_by_step_and_sees_only_finished_ones(tmp_path: Path) -> None:
 def test_prune_keeps_the_newest_and_clears_what_killed_writers_left(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         checkpoint.save(checkpoint.path_for(tmp_path, step), tensors(), {})
-    (tmp_path / ".000040.123.tmp").mkdir()
+    (tmp_path / ".000040.99999999.tmp").mkdir()
     assert [path.name for path in checkpoint.prune(tmp_path, 2)] == ["000010"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["000020", "000030"]
 
@@ -82,17 +82,21 @@ def test_any_damage_is_an_error_that_names_the_older_checkpoint(
             # One bit in the last tensor's values, or in the checksum: only a checksum notices either.
             where = len(data) - 4 if part == checkpoint.TENSORS else data.index(b"sha256") + 12
             file.write_bytes(data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :])
-    with pytest.raises(CheckpointCorruptError, match=r"000200 cannot be read.*older checkpoint of step 100"):
+    with pytest.raises(
+        CheckpointCorruptError, match=r"000200 cannot be read.*[Dd]elete that folder.*of step 100"
+    ):
         checkpoint.load(checkpoint.path_for(tmp_path, 200))
     checkpoint.load(checkpoint.path_for(tmp_path, 100))
 
 
-def test_the_older_checkpoint_named_is_one_that_can_be_read(tmp_path: Path) -> None:
+def test_the_checkpoint_named_is_the_newest_that_can_be_used_and_the_advice_leads_to_it(
+    tmp_path: Path,
+) -> None:
     for step in (100, 200, 300):
         checkpoint.save(checkpoint.path_for(tmp_path, step), tensors(), {})
     for step in (200, 300):
         (checkpoint.path_for(tmp_path, step) / checkpoint.META).write_text("{}")
-    with pytest.raises(CheckpointCorruptError, match="older checkpoint of step 100"):
+    with pytest.raises(CheckpointCorruptError, match=r"[Dd]elete 000300 and 000200 .*of step 100"):
         checkpoint.load(checkpoint.path_for(tmp_path, 300))
     (checkpoint.path_for(tmp_path, 100) / checkpoint.META).write_text("[]")
     with pytest.raises(CheckpointCorruptError, match="start a new run"):
