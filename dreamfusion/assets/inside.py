@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.ndimage import binary_erosion
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -31,7 +32,7 @@ class Inside:
 
     Attributes:
         cells: by their middles, x y z over [-radius, radius]^3.
-        doubtful: fraction of the inner cells about which the six lines disagreed: the surface has holes.
+        doubtful: fraction of the inner cells about which the six lines disagreed, away from the surface: it has holes.
     """
 
     cells: Bool[np.ndarray, "n n n"]
@@ -91,7 +92,8 @@ def inside_cells(triangles: Float[np.ndarray, "f 3 3"], radius: float, resolutio
         # The array's axes are axis, axis + 1, axis + 2.
         votes += np.moveaxis(found, (0, 1, 2), (axis, (axis + 1) % 3, (axis + 2) % 3))
     cells = votes >= VOTES
-    doubted = cells & (votes < 6)
+    # At the surface the axes differ by their lines' shift.
+    doubted = binary_erosion(cells) & (votes < 6)
     return Inside(cells, float(doubted.sum() / max(int(cells.sum()), 1)))
 
 
@@ -123,7 +125,9 @@ def _welded(triangles: Float[np.ndarray, "f 3 3"]) -> Int[np.ndarray, "f 3"]:
     corners = triangles.reshape(-1, 3)
     extent = float(np.ptp(corners, axis=0).max(initial=0.0)) or 1.0
     rounded = np.round((corners - corners.min(axis=0, initial=np.inf)) / (WELD * extent)).astype(np.int64)
-    return np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1, 3)
+    # Twenty bits each: one number sorts faster than three.
+    keys = (rounded[:, 0] << 42) | (rounded[:, 1] << 21) | rounded[:, 2]
+    return np.unique(keys, return_inverse=True)[1].reshape(-1, 3)
 
 
 def _kept(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " k"]:

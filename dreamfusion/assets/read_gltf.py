@@ -326,7 +326,7 @@ class _Reader:
         if "COLOR_0" in attributes:
             # Integers are fractions here, whether or not the exporter says so.
             corners = normalised(self.buffers.accessor(attributes["COLOR_0"], as_float=False))[faces][..., :3]
-        return Part(positions[faces], paint, uvs, corners)
+        return Part(positions, faces, paint, uvs, corners)
 
     def _faces(self, primitive: dict[str, Any], count: int) -> Int[np.ndarray, "f 3"]:
         if "indices" in primitive:

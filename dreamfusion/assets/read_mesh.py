@@ -74,7 +74,6 @@ def _parts(path: Path, report: Callable[[str], None]) -> list[Part]:
             continue
         faces = np.asarray(mesh.faces)
         visual = painted(mesh.visual, faces)
-        parts.append(
-            Part(np.asarray(mesh.triangles, np.float64), visual.paints[0], visual.uvs, visual.corners)
-        )
+        vertices = np.asarray(mesh.vertices, np.float64)
+        parts.append(Part(vertices, faces, visual.paints[0], visual.uvs, visual.corners))
     return parts

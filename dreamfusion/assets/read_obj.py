@@ -76,9 +76,9 @@ def read_obj(path: Path, report: Report) -> list[Part]:
                 report(f"{path} has faces of the material {shown(name)} without texture coordinates")
             uvs = coordinates[where[..., 1]] * statement.scale + statement.offset
             uvs = uvs * [1, -1] + [0, 1]  # from the lower edge to the upper one
-        parts.append(
-            Part(points[where[..., 0]], paint, uvs, None if colours is None else colours[where[..., 0]])
-        )
+        used, faces = np.unique(where[..., 0], return_inverse=True)
+        corner_colours = None if colours is None else colours[where[..., 0]]
+        parts.append(Part(points[used], faces.reshape(-1, 3), paint, uvs, corner_colours))
     return parts
 
 
