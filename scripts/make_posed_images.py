@@ -4,8 +4,8 @@
     dreamfusion fit outputs/chair --truth outputs/chair/truth.ply
 
 Writes transforms_{train,val,test}.json, RGBA pictures, and `truth.ply`: the mesh in the data set's world, so that the fitted
-geometry can be scored. Any mesh that trimesh reads; +Y is up and +Z the front, as in glTF. OBJ, PLY and STL files do not say which
-axis is up: `--up z` is for those of CAD programs and printers.
+geometry can be scored. Any mesh that `--init` takes; +Y is up and +Z the front, as in glTF. OBJ, PLY and STL files do not say
+which axis is up: `--up z` is for those of CAD programs and printers.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import trimesh
 from dreamfusion.assets.parts import Part, joined
 from dreamfusion.assets.read_gltf import read_gltf
 from dreamfusion.assets.read_obj import read_obj
+from dreamfusion.assets.read_threemf import read_threemf
+from dreamfusion.assets.read_usd import read_usd
 from dreamfusion.errors import MeshError
 from dreamfusion.posed_images.paint import painted
 from dreamfusion.progress import notice
@@ -29,7 +31,7 @@ def read_mesh(path: Path, report: Callable[[str], None] = notice, up: Up = "y") 
     """The triangles of a file, all parts as one, with their textures and colours (`dreamfusion.posed_images.paint`).
 
     Args:
-        path: glTF, OBJ, or any other format that trimesh reads.
+        path: glTF, OBJ, 3MF, USD, or any other format that trimesh reads.
         report: called with one line for each thing in the file that is not used although it changes the object's look.
         up: the axis that points up in the file; +Z stays the front if that is x, and -Y becomes the front if that is z.
 
@@ -67,6 +69,10 @@ def _parts(path: Path, report: Callable[[str], None]) -> list[Part]:
             return read_gltf(path, report)
         case ".obj":
             return read_obj(path, report)
+        case ".3mf":
+            return read_threemf(path, report)
+        case ".usd" | ".usda" | ".usdc" | ".usdz":
+            return read_usd(path, report)
     scene: Any = trimesh.load_scene(path, process=False)
     parts = []
     for mesh in scene.dump():

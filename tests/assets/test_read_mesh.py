@@ -15,7 +15,10 @@ import pytest
 import trimesh
 from PIL import Image
 
+from dreamfusion.assets.atlas import box_atlas
+from dreamfusion.assets.formats import TEXTURED, WRITERS, write_mesh
 from dreamfusion.assets.read_mesh import read_mesh
+from dreamfusion.assets.texture import Texture, split_at_seams
 from dreamfusion.errors import MeshError
 from dreamfusion.posed_images.mesh_renderer import surface_colours
 
@@ -559,3 +562,56 @@ def test_the_axis_that_is_up_can_be_said(tmp_path: Path, up: Any, wanted: tuple[
     # Turned, not mirrored.
     normal = read_mesh(obj(tmp_path, OBJ + "f 1 2 3\n"), up=up).face_normals[0]
     assert normal.tolist() == {"y": [0, 0, 1], "z": [0, 1, 0], "x": [0, 0, 1]}[up]
+
+
+# ------------------------------------------------------------------------------------------------ our own exports
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_every_format_that_is_exported_comes_back_with_its_vertex_colours(
+    tmp_path: Path, format: str
+) -> None:
+    """At the vertices to the last bit, all 256 greys among them."""
+    mesh = trimesh.creation.icosphere(3, radius=0.7)
+    colours = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
+    colours[:256, :3], colours[:, 3] = np.arange(256)[:, None], 255
+    mesh.visual.vertex_colors = colours  # pyright: ignore[reportAttributeAccessIssue]
+    path = write_mesh(mesh, tmp_path / f"it.{format}")
+    told: list[str] = []
+    again = read_mesh(path, told.append)
+    assert told == [] and len(again.faces) == len(mesh.faces)
+    size = np.ptp(again.vertices[:, 1]) / np.ptp(mesh.vertices[:, 1])
+    centres = again.triangles_center / size
+    centres[:, 1] += np.mean(mesh.bounds[:, 1]) - np.mean(again.bounds[:, 1]) / size
+    # The same faces in the same order and the same corners first: up is up, and the front in front.
+    np.testing.assert_allclose(centres, mesh.triangles_center, atol=1e-4)
+    if format == "stl":
+        return
+    face = np.repeat(np.arange(len(mesh.faces)), 3)
+    shares = np.tile(np.eye(3), (len(mesh.faces), 1))
+    found = surface_colours(again, face, shares) * 255
+    np.testing.assert_allclose(found, colours[mesh.faces.ravel(), :3], atol=0.05)
+
+
+@pytest.mark.parametrize("format", TEXTURED)
+def test_every_textured_format_comes_back_with_its_texture(tmp_path: Path, format: str) -> None:
+    mesh = trimesh.creation.icosphere(2, radius=0.7)
+    size = 128
+    atlas = box_atlas(mesh, size)
+    split = split_at_seams(mesh, atlas)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    texture = Texture(atlas.uvs, image, atlas.method)
+    told: list[str] = []
+    again = read_mesh(write_mesh(split, tmp_path / f"it.{format}", texture=texture), told.append)
+    face = np.arange(len(mesh.faces))
+    # On the middle of each face, by the nearest four texels' light.
+    u, v = atlas.uvs[split.faces].mean(axis=1).T * size - 0.5
+    x, y = np.floor(u).astype(int), np.floor(v).astype(int)
+    a, b = (u - x)[:, None], (v - y)[:, None]
+    light = linear(image / 255)
+    wanted = (light[y, x] * (1 - a) + light[y, x + 1] * a) * (1 - b) + (
+        light[y + 1, x] * (1 - a) + light[y + 1, x + 1] * a
+    ) * b
+    found = surface_colours(again, face, np.full((len(face), 3), 1 / 3))
+    assert told == []
+    np.testing.assert_allclose(found, srgb(wanted), atol=0.5 / 255)
