@@ -750,11 +750,20 @@ class ExperimentConfig(_Strict):
     init: str | None = Field(
         default=None, description="a run's directory or a mesh's file that the scene starts from"
     )
+    init_up: Literal["x", "y", "z"] = Field(
+        default="y", description="the axis that points up in the mesh's file; OBJ, PLY and STL do not say"
+    )
     guidance: GuidanceConfig = GuidanceConfig()
     clip: ClipConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _axis_belongs_to_a_mesh(self) -> ExperimentConfig:
+        if self.init_up != "y" and self.init is None:
+            raise ValueError("init_up says which axis of a mesh is up, and there is no init")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -237,7 +237,7 @@ def read_truth(path: Path) -> Any:
     """The true mesh; MeshError if it cannot be read."""
     from dreamfusion.assets.read_mesh import read_mesh
 
-    return read_mesh(path)
+    return read_mesh(path, report=lambda text: None)  # its colours are not used
 
 
 def read_placement(run: RunDirectory) -> list[list[float]] | None:

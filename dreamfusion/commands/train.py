@@ -72,7 +72,7 @@ def train(request: TrainRequest) -> None:
 
         check_writable(request.output)
     if config.init is not None:
-        config = config.model_copy(update={"init": find_start(config.init, request.output)})
+        config = config.model_copy(update={"init": find_start(config.init, request.output, config.init_up)})
     from dreamfusion.doctor import choose_device
 
     device = choose_device(config.device)

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dreamfusion.errors import DatasetError
+from dreamfusion.image_files import read_head
 from dreamfusion.posed_images.frames import DISTORTION, Capture, Frame, Lens, checked_pose
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
@@ -202,8 +201,4 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: it is no picture.
     """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read as a picture") from error
+    return read_head(path, DatasetError).size

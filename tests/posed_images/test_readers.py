@@ -303,7 +303,7 @@ def test_a_missing_picture(write_transforms: Write, write_colmap: Write) -> None
 def test_a_picture_that_is_none(write_transforms: Write) -> None:
     folder = write_transforms()
     (folder / "images" / "frame_00004.png").write_bytes(b"not a picture")
-    assert "frame_00004.png cannot be read as a picture" in message(folder)
+    assert "frame_00004.png cannot be read: expected a PNG" in message(folder)
 
 
 def test_no_intrinsics(write_transforms: Write) -> None:
