@@ -21,60 +21,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from dreamfusion import documents
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import ConfigError
+from dreamfusion.errors import ConfigError, shown
 
 _SUFFIXES = (".yaml", ".yml")
 
 
 # ---------------------------------------------------------------------------------------------------- yaml
-
-_RESOLVERS = [
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-]
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML 1.2 scalars (core schema, section 10.3.2), and no key twice in one mapping."""
-
-    yaml_implicit_resolvers: typing.ClassVar[dict] = {}
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key is not a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-    def construct_yaml_int(self, node: Any) -> int:
-        return int(self.construct_scalar(node))  # a leading 0 is no octal in YAML 1.2
-
-    # Whole at once: PyYAML's own way lets a part hold itself, which nothing after it could walk through.
-    def construct_yaml_map(self, node: Any) -> dict:
-        return self.construct_mapping(node, deep=True)
-
-    def construct_yaml_seq(self, node: Any) -> list:
-        return self.construct_sequence(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
-_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_yaml_seq)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -94,28 +48,18 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_str)
 
-for _tag, _pattern, _first in _RESOLVERS:
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
-    _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+for _tag, (_pattern, _first) in documents.SCALARS.items():
+    _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value that `text` holds under YAML 1.2; raises ConfigError naming `where` and the line."""
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        problem = getattr(error, "problem", None) or str(error)
-        # What a template begins with, YAML takes for a mapping.
-        hint = (
-            "a text that begins with a brace needs quotes: 'key=\"{view} of ...\"'"
-            if text[:1] == "{"
-            else None
-        )
-        raise ConfigError(f"{place} is not readable as YAML ({problem})", hint=hint) from None
-    except ValueError as error:
-        raise ConfigError(f"{where} is not readable as YAML ({error})") from None
+        return documents.parse_yaml(text, where, error=ConfigError)
+    except ConfigError as error:
+        if text[:1] == "{":  # what a template begins with, YAML takes for a mapping
+            error.hint = "a text that begins with a brace needs quotes: 'key=\"{view} of ...\"'"
+        raise
 
 
 def dump_config(config: ExperimentConfig) -> str:
@@ -167,16 +111,9 @@ def find_config(source: str, relative_to: Path | None = None) -> Path:
 
 def read_config_file(path: Path) -> dict[str, Any]:
     """The mapping in one file, `extends:` included as it stands."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file '{path}' cannot be read ({_reason(error)})") from None
-    data = parse_yaml(text, f"config file '{path}'")
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"config file '{path}'", expected="a mapping of keys", got=_show(data))
-    return data
+    where = f"config file '{path}'"
+    text = documents.read_text(path, error=ConfigError, max_bytes=documents.YAML.bytes, name=where)
+    return documents.parse_yaml(text, where, error=ConfigError, shape="mapping")
 
 
 # ----------------------------------------------------------------------------------------------- layering
@@ -231,7 +168,7 @@ def _file_layers(source: str | Path | None) -> Iterable[tuple[dict[str, Any], st
     parent_name = data.pop("extends")
     if not isinstance(parent_name, str):
         raise ConfigError(
-            f"config key 'extends' in {path.name}", expected="one preset or one file", got=_show(parent_name)
+            f"config key 'extends' in {path.name}", expected="one preset or one file", got=shown(parent_name)
         )
     parent_path = find_config(parent_name, relative_to=path.parent)
     parent = read_config_file(parent_path)
@@ -357,7 +294,7 @@ def _config_error(
     hint = None
     if problem["type"] in ("union_tag_invalid", "literal_error") and isinstance(got, str):
         hint = _did_you_mean(got, re.findall(r"'([^']+)'", expected))
-    return ConfigError(where + more, expected=expected, got=_show(got), hint=hint)
+    return ConfigError(where + more, expected=expected, got=shown(got), hint=hint)
 
 
 def _plain_path(loc: Sequence[Any], data: Any) -> tuple[tuple[str, ...], Any]:
@@ -450,12 +387,3 @@ def _nearest_key(path: tuple[str, ...], data: dict[str, Any]) -> str:
 def _did_you_mean(word: str, known: Sequence[str]) -> str | None:
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else None
-
-
-def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -22,6 +22,42 @@ A programmer's mistake is any other exception and keeps its traceback.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from typing import Any
+
+_LONGEST_PART = 800
+# Marks that change the order in which a terminal shows what follows them.
+_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that a terminal would obey rather than show, and that UTF-8 has no bytes for.
+
+    Control characters (ESC begins a terminal's commands), separators of lines, marks of direction and lone surrogates
+    become backslash escapes: `"\\x1b[2J"`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return hidden or _BIDI.match(character) is not None
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """`value` as a message echoes it: printable, quoted if it is text, and cut to `longest` characters."""
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to write out the largest
+        return f"an integer of {value.bit_length()} bits"
+    text = printable(repr(value) if isinstance(value, str) else str(value))
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
 
 class DreamfusionError(Exception):
     """A mistake of the user's, told in one line.
@@ -42,14 +78,20 @@ class DreamfusionError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = self.what
+        text = _cut(self.what)
         if self.expected is not None:
-            text += f": expected {self.expected}"
+            text += f": expected {_cut(self.expected)}"
         if self.got is not None:
-            text += f"{',' if self.expected is not None else ':'} got {self.got}"
+            text += f"{',' if self.expected is not None else ':'} got {_cut(self.got)}"
         if self.hint is not None:
-            text += f". {self.hint[:1].upper()}{self.hint[1:]}"
-        return " ".join(text.split())
+            text += f". {self.hint[:1].upper()}{_cut(self.hint[1:])}"
+        return printable(" ".join(text.split()))
+
+
+def _cut(text: str) -> str:
+    """`text` without its middle where it is too long to be read."""
+    half = _LONGEST_PART // 2
+    return text if len(text) <= _LONGEST_PART else f"{text[:half]} ... {text[-half:]}"
 
 
 class PromptError(DreamfusionError):
