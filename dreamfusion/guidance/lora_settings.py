@@ -6,7 +6,6 @@ writes `adapter_config.json` into the same folder. Where nobody says, alpha is t
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamfusion.errors import ModelUnsupportedError
+from dreamfusion.documents import parse_json, read_json
+from dreamfusion.errors import ModelUnsupportedError, shown
 from dreamfusion.guidance.personal_files import opened
 
 _HEADER = "lora_adapter_metadata"
@@ -40,10 +40,11 @@ class LoraSettings:
         with opened(path) as tensors:
             header = (tensors.metadata() or {}).get(_HEADER)
         if header is not None:
-            return LoraSettings(f"{_HEADER} of {path}", _mapping(header, f"{_HEADER} of {path}"))
+            source = f"{_HEADER} of {path}"
+            return _checked(parse_json(header, source, error=ModelUnsupportedError), source)
         beside = path.parent / _PEFT_FILE
         if beside.is_file() and any(name.startswith(_PEFT_NAME) for name in names):
-            return LoraSettings(str(beside), _mapping(beside.read_text(encoding="utf-8"), str(beside)))
+            return _checked(read_json(beside, error=ModelUnsupportedError), str(beside))
         return LoraSettings("", {})
 
     def scale(self, part: str, name: str, rank: int) -> float:
@@ -64,8 +65,8 @@ class LoraSettings:
                 break
         if alpha is None:
             return 1.0
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise _unreadable(self.source, f"an alpha of {alpha!r} for {name}")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise _unreadable(self.source, f"an alpha of {shown(alpha)} for {name}")
         return alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)
 
 
@@ -73,18 +74,15 @@ def _matches(pattern: str, name: str, source: str) -> bool:
     """Whether the end of a layer's name is meant. PEFT allows regular expressions, which a stranger's file could make endless."""
     plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if not re.fullmatch(r"[\w.]*", plain):
-        raise _unreadable(source, f"the pattern {pattern[:60]!r} in alpha_pattern instead of a layer's name")
+        raise _unreadable(source, f"the pattern {shown(pattern)} in alpha_pattern instead of a layer's name")
     return f".{name}".endswith(f".{plain}")
 
 
-def _mapping(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(source, f"{type(error).__name__}: {str(error)[:100]}") from error
-    if not isinstance(values, dict) or not isinstance(values.get("alpha_pattern") or {}, dict):
-        raise _unreadable(source, "no mapping")
-    return values
+def _checked(values: dict[str, Any], source: str) -> LoraSettings:
+    for key, value in values.items():
+        if key.endswith("alpha_pattern") and value is not None and not isinstance(value, dict):
+            raise _unreadable(source, f"{key} of {shown(value)}")
+    return LoraSettings(source, values)
 
 
 def _unreadable(source: str, got: str) -> ModelUnsupportedError:

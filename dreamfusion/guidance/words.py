@@ -96,7 +96,7 @@ def _word(embedding: EmbeddingConfig, widths: Mapping[str, int]) -> Word:
 
 def _keys(file: str, keys: list[str], parts: list[str]) -> tuple[dict[str, str], str | None]:
     """Text encoder -> key, and the word if the file has one; refuses a file of which not all is used."""
-    by_part = {_OF_PART[key]: key for key in keys if key in _OF_PART}
+    by_part = {part: key for key, part in _OF_PART.items() if key in keys}
     if by_part and len(by_part) == len(keys):
         if set(by_part) != set(parts):
             wanted = " and ".join(key for key, part in _OF_PART.items() if part in parts)
