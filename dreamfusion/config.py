@@ -536,7 +536,11 @@ class EmbeddingConfig(_Strict):
     """A word of textual inversion (arXiv 2208.01618)."""
 
     file: FilePath = Field(description="a safetensors file")
-    word: str | None = Field(default=None, description="how prompts call it; None: as the file does")
+    word: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        description="how prompts call it; None: as the file does, or the file's name",
+    )
 
 
 class TinyAutoencoderConfig(_Strict):

@@ -235,25 +235,38 @@ def _tell_lights(config: ExperimentConfig) -> None:
 
 
 def _check_parts(config: ExperimentConfig) -> None:
-    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there, before a run is made.
+    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there and fit, before a run is made.
 
     What must fit a diffusion model that is still to be fetched is looked at after it.
     """
     from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
-    from dreamfusion.guidance.personal import check_personal
+    from dreamfusion.guidance.personal import check_files, check_personal
     from dreamfusion.guidance.side_models import check_clip, tiny_autoencoder_directory
 
     guidance = config.guidance
     if config.clip is not None:
         check_clip(config.clip)
         if not config.clip.mixes(config.training.steps):
+            _refuse_personal(guidance)
             return
+    check_files(guidance.loras, guidance.embeddings)
     directory = find_model(guidance.model, single_file_config=guidance.single_file_config).directory
     if directory is not None:
         family = family_of(directory)
-        check_personal(guidance.loras, guidance.embeddings, family)
+        check_personal(guidance.loras, guidance.embeddings, family, directory)
         tiny_autoencoder_directory(guidance, family, directory)
+
+
+def _refuse_personal(guidance: GuidanceConfig) -> None:
+    """Without a diffusion model there is nothing that personal files could change."""
+    for key, files in (("loras", guidance.loras), ("embeddings", guidance.embeddings)):
+        if files:
+            raise ConfigError(
+                f"guidance.{key}: no diffusion model guides this run",
+                got=files[0].file,
+                hint="leave it out, or use --guidance sds or mixed",
+            )
 
 
 def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:

@@ -24,7 +24,7 @@ from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
-from dreamfusion.guidance.personal import check_personal, merge_loras_into_unet
+from dreamfusion.guidance.personal import check_personal
 from dreamfusion.guidance.precision import unet_dtype
 from dreamfusion.guidance.prompts import ViewPrompts
 from dreamfusion.guidance.schedulers import load_scheduler
@@ -83,10 +83,9 @@ class DiffusionGuidance(ABC):
         self.dtype = unet_dtype(config.dtype, self.device)
         self.scheduler = load_scheduler(directory, self.pixels)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        check_personal(config.loras, config.embeddings, self.family)
+        self.personal = check_personal(config.loras, config.embeddings, self.family, directory)
         self.unet = load_part(directory, "unet", self.dtype, self.device)
-        if config.loras:
-            merge_loras_into_unet(self.unet, config.loras, self.family)
+        self.personal.merge_into(self.unet, "unet")
         self._load_autoencoder()
         self.reconfigure(config)
         self._encode_prompts()
@@ -273,6 +272,7 @@ class DiffusionGuidance(ABC):
         texts = list(dict.fromkeys([*views, *negatives, ""]))
         if self.config.objective.kind != "csd" and "" not in negatives:
             texts.remove("")
+        self.personal.tell_unused(texts)
         embeddings = self.encode_texts(texts)
         self.view_embeddings = embeddings[[texts.index(text) for text in views]]
         self.negative_embeddings = embeddings[[texts.index(text) for text in negatives]]
