@@ -226,9 +226,7 @@ class DiffusionGuidance(ABC):
         if objective.eta:
             drawn = torch.randn(steps, *latents.shape, generator=generator).to(latents)
         with record_function("guidance.unet"):
-            return inverted_noise(
-                prediction, self.schedule, latents, timesteps, steps, objective.eta, drawn
-            )
+            return inverted_noise(prediction, self.schedule, latents, timesteps, steps, objective.eta, drawn)
 
     def _plain(self, cond: TextEmbeddings, uncond: TextEmbeddings, scale: float) -> Prediction:
         return lambda noisy, timesteps: guided_output(self.denoise, noisy, timesteps, cond, uncond, scale)

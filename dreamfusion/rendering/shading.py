@@ -74,9 +74,7 @@ def shade(
     return shaded.expand_as(albedo) if textureless else albedo.clamp(0.0, 1.0) * shaded
 
 
-def sample_shading(
-    config: ShadingConfig, cameras: Cameras, step: int, generator: Generator
-) -> ShadingSample:
+def sample_shading(config: ShadingConfig, cameras: Cameras, step: int, generator: Generator) -> ShadingSample:
     """The shading of optimiser iteration `step`: one kind for all views, one light for each.
 
     The light's direction from the origin is that of the camera's position plus N(0, light_jitter^2 I), its distance

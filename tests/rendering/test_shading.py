@@ -137,6 +137,7 @@ def test_the_papers_lights_are_as_far_away_as_in_the_paper():
     generator = torch.Generator().manual_seed(2)
     cameras = random_cameras(config.cameras, generator, views=2000)
     lights = sample_shading(shading, cameras, 0, generator).light_position
+    assert lights is not None
     distances = ((lights.norm(dim=-1) - 0.8) / 0.7).sort().values
     # Kolmogorov-Smirnov at the 0.1 % level.
     assert (distances - (torch.arange(2000) + 0.5) / 2000).abs().max() < 1.95 / math.sqrt(2000)
