@@ -100,6 +100,7 @@ def _found(dataset: PosedDataset) -> list[str]:
     found = [
         f"cameras.distance={span(cameras.distance)}",
         f"cameras.elevation_deg={span(cameras.elevation_deg)}",
+        "cameras.focal_length=null",
         f"cameras.fovy_deg=[{fovy_deg:.4f}, {fovy_deg:.4f}]",
     ]
     # Without an opacity in the pictures nobody knows what is behind the object: it is learnt as well.

@@ -65,7 +65,6 @@ def train(request: TrainRequest) -> None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     config = absolute_paths(config)
     _check_model(config)
-    _tell_lights(config)
     if not request.dry_run:
         _check_parts(config)
         from dreamfusion.runs.directory import check_writable
@@ -222,16 +221,6 @@ def _readers(config: ExperimentConfig) -> list[str]:
         return [config.guidance.model]
     mixes = config.clip.mixes(config.training.steps)
     return [config.clip.model, *([config.guidance.model] if mixes else [])]
-
-
-def _tell_lights(config: ExperimentConfig) -> None:
-    shading, radius = config.rendering.shading, config.scene.radius
-    lit = shading.shaded_probability > 0 and shading.albedo_steps < config.training.steps
-    if lit and shading.light_distance[1] < radius:
-        notice(
-            f"rendering.shading.light_distance ends inside the scene's ball of radius {radius:g}: "
-            "lights stand on the ball"
-        )
 
 
 def _check_parts(config: ExperimentConfig) -> None:
