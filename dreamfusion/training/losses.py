@@ -47,7 +47,8 @@ def opacity_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
 def entropy_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
     """Mean binary entropy of the opacity in bits: 0 where a ray is all or nothing, 1 at one half.
 
-    It sharpens outlines (stable-dreamfusion's `entropy`; threestudio's `opaque` is the same in nats, ln 2 times as much).
+    It sharpens outlines (stable-dreamfusion's `entropy`; threestudio's `opaque` is the same in nats,
+    which are ln 2 times as many).
     """
     # Beyond the clamp the slope, which would be infinite at 0 and 1, is 0.
     share = opacity.clamp(1e-5, 1.0 - 1e-5)
@@ -70,7 +71,7 @@ def convexity_loss(
     c2w: Float[Tensor, "b 4 4"],
     side: int = 8,
 ) -> Float[Tensor, ""]:
-    """Minus how far normals turn outwards from one place of a coarse picture to the next (SDI, arXiv 2405.15891, public code).
+    """Minus how far normals turn outwards from one place of a coarse picture to the next (SDI's code, arXiv 2405.15891).
 
     The normals are averaged to `side` x `side` places, where a surface that bulges has its normal turn to the right from left
     to right, and downwards from top to bottom; hollows turn the other way. For each of the two directions the mean of the

@@ -202,6 +202,15 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
     assert not Path("outputs").exists()
 
 
+def test_the_pictures_field_of_view_comes_in_the_place_of_a_presets_focal_length(
+    dreamfusion: Call, made: Path
+) -> None:
+    answer = dreamfusion("fit", made, "--dry-run", "--config", "paper")
+    assert answer.code == 0 and "focal_length: null" in answer.out
+    own = dreamfusion("fit", made, "--dry-run", "--config", "paper", "--set", "cameras.focal_length=[1, 1]")
+    assert own.code != 0 and "fovy_deg and focal_length" in own.err
+
+
 def test_a_run_is_called_as_the_folder_of_its_pictures(made: Path, tmp_path: Path) -> None:
     (tmp_path / "desk.v2").mkdir()
     for dataset, name in (
