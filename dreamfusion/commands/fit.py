@@ -126,6 +126,8 @@ def _tell(dataset: PosedDataset) -> None:
         f"{len(train)} pictures of {width} x {height} to learn from, {0 if held_out is None else len(held_out)} held out; "
         f"the scene's ball has radius {radius:.4g} in the data set's units"
     )
+    for note in dataset.notes:
+        notice(f"warning: {note}")
 
 
 def _determinant(dataset: PosedDataset) -> float:
