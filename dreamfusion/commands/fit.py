@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out"
 PLACEMENT = "dataset.json"
 EVALUATION = "evaluation.json"
+# A camera so many times nearer or further than the median says nothing about where to look from.
+_UNUSUAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ def _folder_name(dataset: Path) -> str:
 def _found(dataset: PosedDataset) -> list[str]:
     """What follows from the pictures, as `--set` texts: where previews and videos look from, and the background."""
     cameras = dataset.train.cameras
+    # Renders are made from the largest distance: a camera far away, or a close-up, must not set it.
+    median = cameras.distance.median()
+    usual = (cameras.distance >= median / _UNUSUAL) & (cameras.distance <= median * _UNUSUAL)
 
     def span(values: Any) -> str:
-        return f"[{values.min().item():.4f}, {values.max().item():.4f}]"
+        return f"[{values[usual].min().item():.4f}, {values[usual].max().item():.4f}]"
 
     fovy_deg = cameras.fovy_deg.mean().item()
     found = [

@@ -258,10 +258,13 @@ def _cameras_binary(model: Path) -> Iterator[tuple[int, Lens]]:
 
 
 def _images_binary(model: Path) -> Iterator[_View]:
-    with (model / "images.bin").open("rb") as file:
+    path = model / "images.bin"
+    size = path.stat().st_size
+    with path.open("rb") as file:
         for _ in range(_unpack(file, "Q")[0]):
             _, *numbers, camera = _unpack(file, "I7dI")
             name = b"".join(iter(lambda: _unpack(file, "c")[0], b"\0")).decode()
             (points,) = _unpack(file, "Q")
-            file.seek(24 * points, 1)
+            if file.seek(24 * points, 1) > size:
+                raise ValueError(f"the points of {name} are cut off")
             yield _View(name, tuple(numbers), camera)
