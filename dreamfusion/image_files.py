@@ -21,7 +21,6 @@ Colour profiles of RGB images are not applied: values are taken for sRGB. An EXI
 from __future__ import annotations
 
 import io
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,12 +34,15 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from dreamfusion.documents import open_regular
 from dreamfusion.errors import DreamfusionError
 
 # The only decoders that are ever tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 # Pillow's own limit, above which it warns of files that unpack to more than a machine holds.
 MAX_PIXELS = 89_478_485
+# As many pixels of four 16-bit channels, and room for metadata.
+MAX_BYTES = 1 << 30
 _EXPECTED = "a PNG, JPEG, WebP or TIFF image"
 
 # First bytes of other files that carry an image's name now and then, for the message only.
@@ -199,16 +201,8 @@ def _stream(
         source.seek(0)
         yield source
         return
-    try:
-        # Opening a FIFO would wait for a writer.
-        is_regular = stat.S_ISREG(source.stat().st_mode)
-        file = source.open("rb") if is_regular else None
-    except (OSError, ValueError) as failed:
-        reason = failed.strerror if isinstance(failed, OSError) else str(failed)
-        raise error(f"{called} cannot be read", got=reason) from failed
-    if file is None:
-        raise error(f"{called} is no image", expected="a regular file")
-    with file:
+    with open_regular(source, error=error, max_bytes=MAX_BYTES, name=called) as file:
+        assert isinstance(file, io.BufferedIOBase)
         yield file
 
 

@@ -323,10 +323,10 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "fifo.png", tmp_path / "folder.png", Path("/dev/zero")):
-        with pytest.raises(DatasetError, match="expected a regular file"):
+        with pytest.raises(DatasetError, match="where a regular file is expected"):
             read_image(path, DatasetError)
     for path in (tmp_path / "absent.png", Path("a\0b"), Path("x" * 300)):
-        with pytest.raises(DatasetError, match="cannot be read: got "):
+        with pytest.raises(DatasetError, match="cannot be read "):
             read_image(path, DatasetError)
 
 
