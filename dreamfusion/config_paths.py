@@ -6,7 +6,7 @@ Which keys hold paths is said in `dreamfusion.config`, by `NamesFile`. Aliases a
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,12 +35,14 @@ def with_absolute_paths(config: Model, is_name: IsName) -> Model:
     return config.model_copy(update=update)
 
 
-def names_file(annotation: Any, metadata: typing.Iterable[Any] = ()) -> NamesFile | None:
+def names_file(annotation: Any, metadata: Iterable[Any] = ()) -> NamesFile | None:
     """The mark of a key that holds a path, from its type and metadata; None for every other key."""
-    found = [part for part in metadata if isinstance(part, NamesFile)]
-    found += [part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, NamesFile)]
-    found += [mark for part in typing.get_args(annotation) if (mark := names_file(part)) is not None]
-    return found[0] if found else None
+    if isinstance(annotation, NamesFile):
+        return annotation
+    for part in (*metadata, *typing.get_args(annotation)):
+        if (mark := names_file(part)) is not None:
+            return mark
+    return None
 
 
 def _absolute(value: Any, marker: NamesFile | None, is_name: IsName) -> Any:

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import time
+import io
+import struct
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ from dreamfusion.assets.texture import Texture
 from dreamfusion.errors import OutputError
 from dreamfusion.temporary import scratch_folder
 
-# The package holds its files' dates, in the local time that this is the start of a day of. The same every time, so that
-# two packages of one mesh are the same bytes.
-_DATE = time.mktime((2000, 1, 1, 0, 0, 0, 0, 0, -1))
+# Time and date of an entry: 1 January 1980, the first that a zip can hold.
+_DATE = struct.pack("<HH", 0, 1 << 5 | 1)
 
 
 def check_usd() -> None:
@@ -62,12 +62,23 @@ def usdz(
             (folder / "texture.png").write_bytes(png(texture.image))
         _bind(stage, shape, texture is not None)
         stage.GetRootLayer().Save()
-        for file in folder.iterdir():
-            os.utime(file, (_DATE, _DATE))
         package = folder / "object.usdz"
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(folder / "object.usdc")), str(package)):
             raise OutputError("usd-core could not make the usdz package")
-        return package.read_bytes()
+        return _with_first_date(package.read_bytes())
+
+
+def _with_first_date(package: bytes) -> bytes:
+    """The zip with the first date that zips know in every entry: the clock's would make two packages of one mesh differ."""
+    changed = bytearray(package)
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        place = archive.start_dir
+        for entry in archive.infolist():
+            # In the entry's own header and in the directory at the end (APPNOTE.TXT, 4.3.7 and 4.3.12).
+            for start in (entry.header_offset + 10, place + 12):
+                changed[start : start + len(_DATE)] = _DATE
+            place += 46 + sum(struct.unpack_from("<HHH", package, place + 28))
+    return bytes(changed)
 
 
 def _shape(stage: Any, mesh: trimesh.Trimesh, colors: np.ndarray | None, texture: Texture | None) -> Any:

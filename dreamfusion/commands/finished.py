@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,17 +84,11 @@ def load_view(run: RunDirectory, device: str) -> tuple[Renderer, dict[str, Any]]
     config, path = run.config(), run.latest_checkpoint()
     with busy(f"loading {path}"):
         chosen = choose_device(device)
-        from dreamfusion.training.trainer import load_renderer
+        from dreamfusion.training.trainer import fits, load_renderer
 
-        def fits(tensors: dict[str, Any], meta: dict[str, Any]) -> bool:
-            try:
-                load_renderer(config, tensors, meta)
-            except CheckpointCorruptError:
-                return False
-            return True
-
-        tensors, meta = checkpoint.load(path)
+        is_usable = partial(fits, config)
+        tensors, meta = checkpoint.load(path, is_usable)
         try:
             return load_renderer(config, tensors, meta, chosen).eval(), meta
         except CheckpointCorruptError as error:
-            raise checkpoint.unusable(path, error, fits) from error
+            raise checkpoint.unusable(path, error, is_usable) from error

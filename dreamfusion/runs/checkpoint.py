@@ -123,13 +123,21 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+IsUsable = Callable[[dict[str, Any], dict[str, Any]], bool]
+"""Whether tensors and meta, read from a checkpoint, fit what they are for."""
+
+
+def load(path: Path, is_usable: IsUsable | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the checkpoint folder `path` whole: (tensors on the CPU, meta).
+
+    Args:
+        path: the checkpoint's folder.
+        is_usable: what an other checkpoint must fulfil beside being readable to be named in a message.
 
     Raises:
         CheckpointMissingError: there is no such folder.
-        CheckpointCorruptError: a file is missing, cut, altered or of another format; the message names the newest older
-            checkpoint that can be read, if there is one. Nothing is loaded in its place.
+        CheckpointCorruptError: a file is missing, cut, altered or of another format; the message names the newest
+            checkpoint that can be used, if there is one. Nothing is loaded in its place.
     """
     if not path.is_dir():
         raise CheckpointMissingError(f"there is no checkpoint {path}")
@@ -139,7 +147,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointCorruptError(
             f"checkpoint {path} cannot be read",
             got=str(error),
-            hint=way_out(path),
+            hint=way_out(path, is_usable),
         ) from error
 
 
@@ -164,7 +172,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-def way_out(path: Path, is_usable: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None) -> str:
+def way_out(path: Path, is_usable: IsUsable | None = None) -> str:
     """The advice where the checkpoint `path` cannot be used: the newest one that can, and what has to be deleted for it.
 
     Args:
@@ -194,9 +202,7 @@ def way_out(path: Path, is_usable: Callable[[dict[str, Any], dict[str, Any]], bo
     return "no other checkpoint can be used, so start a new run with `dreamfusion train`"
 
 
-def unusable(
-    path: Path, error: CheckpointCorruptError, is_usable: Callable[[dict[str, Any], dict[str, Any]], bool]
-) -> CheckpointCorruptError:
+def unusable(path: Path, error: CheckpointCorruptError, is_usable: IsUsable) -> CheckpointCorruptError:
     """`error`, which came of using what is in `path`, with that path and the way to a checkpoint that can be used."""
     advice = way_out(path, is_usable)
     # Where none can be, it is the configuration that was changed, and the error's own advice is right.

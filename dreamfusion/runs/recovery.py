@@ -22,8 +22,12 @@ def recover(run: RunDirectory) -> None:
     with contextlib.suppress(DreamfusionError, OSError):
         settings = run.config().training
         found = checkpoint.listing(run.checkpoints)
-        if found and not lock.is_held(run.lock_path):
-            with lock.held(run.lock_path):
-                checkpoint.prune(run.checkpoints, settings.keep_checkpoints)
-                if checkpoint.step_of(found[-1]) >= settings.steps:
-                    run.write_state("finished", checkpoint.step_of(found[-1]))
+        is_last = bool(found) and checkpoint.step_of(found[-1]) >= settings.steps
+        if not is_last and len(found) <= settings.keep_checkpoints:
+            return
+        if lock.is_held(run.lock_path):  # without the patience that taking it has
+            return
+        with lock.held(run.lock_path):
+            checkpoint.prune(run.checkpoints, settings.keep_checkpoints)
+            if is_last:
+                run.write_state("finished", checkpoint.step_of(found[-1]))

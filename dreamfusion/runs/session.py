@@ -24,7 +24,7 @@ from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import MAKE_ROOM, output_errors, write_atomically
 from dreamfusion.runs.metrics import MetricsWriter
 from dreamfusion.training.devices import as_many_threads, describe_device, threads
-from dreamfusion.training.trainer import StepMetrics, Trainer
+from dreamfusion.training.trainer import StepMetrics, Trainer, fits
 
 _log = logging.getLogger("dreamfusion")
 
@@ -147,15 +147,7 @@ class _Saved:
         try:
             trainer.load_state_dict(self.tensors, self.meta)
         except CheckpointCorruptError as error:
-            raise checkpoint.unusable(self.path, error, partial(_fits, trainer)) from error
-
-
-def _fits(trainer: Trainer, tensors: dict[str, Any], meta: dict[str, Any]) -> bool:
-    try:
-        trainer.load_state_dict(tensors, meta)
-    except CheckpointCorruptError:
-        return False
-    return True
+            raise checkpoint.unusable(self.path, error, partial(fits, trainer.config)) from error
 
 
 class _Session:
@@ -178,7 +170,7 @@ class _Session:
         if not found:
             self.notice(f"{self.run.path} has no checkpoint yet: it starts again from step 0")
             return None
-        return _Saved(found[-1], *checkpoint.load(found[-1]))
+        return _Saved(found[-1], *checkpoint.load(found[-1], partial(fits, self.config)))
 
     def loop(
         self, trainer: Trainer, metrics: MetricsWriter, stop: Callable[[], bool], held: lock.Held

@@ -437,6 +437,20 @@ def load_renderer(
     return renderer.to(device)
 
 
+def fits(config: ExperimentConfig, tensors: dict[str, Tensor], meta: dict[str, Any]) -> bool:
+    """Whether a run of that configuration could resume from such a checkpoint; loads no guidance and no dataset."""
+
+    def no_guidance(*_: object, **__: object) -> Any:
+        raise NotImplementedError
+
+    trainer = Trainer(config.model_copy(update={"data": None}), guidance=no_guidance)
+    try:
+        trainer.load_state_dict(tensors, meta)
+    except CheckpointCorruptError:
+        return False
+    return True
+
+
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")
