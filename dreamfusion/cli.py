@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from dreamfusion import __version__
-from dreamfusion.errors import DreamfusionError
+from dreamfusion.errors import DreamfusionError, of_the_machine
 from dreamfusion.interrupts import EXIT_INTERRUPTED
 
 
@@ -28,6 +28,12 @@ class _Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except (OSError, RuntimeError, MemoryError) as error:
+            told = of_the_machine(error)
+            if told is None:
+                raise
+            typer.echo(f"error: {told}", err=True)
+            raise typer.Exit(told.exit_code) from error
 
 
 _SETTINGS: dict[str, Any] = {

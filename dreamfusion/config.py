@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 
 class _Strict(BaseModel):
@@ -30,19 +31,36 @@ class _Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_boolean_for_a_number(cls, data: Any) -> Any:
-        """pydantic takes true for 1. Whoever writes it has another key in mind, so it goes on as text, which is no number."""
+    def _only_numbers_for_a_number(cls, data: Any) -> Any:
+        """What pydantic takes for a number and nobody means goes on as text, which is none: true, which it takes for 1,
+        and numbers that no loop ends at and no float32 holds."""
         if not isinstance(data, dict):
             return data
         types = {name: set(_plain_types(field.annotation)) for name, field in cls.model_fields.items()}
         numbers = {name for name in types if bool not in types[name] and types[name] & {int, float}}
-        return {key: _boolean_as_text(value) if key in numbers else value for key, value in data.items()}
+        limits = {name: LARGEST if float in types[name] else LARGEST_COUNT for name in numbers}
+        limits |= {name: math.inf for name in numbers if _has_upper_limit(cls.model_fields[name])}
+        return {key: _text_unless_a_number(value, limits[key]) if key in numbers else value
+                for key, value in data.items()}  # fmt: skip
 
 
-def _boolean_as_text(value: Any) -> Any:
+# Of float32, and of what is counted: steps, samples, units of a layer.
+LARGEST = 3.4e38
+LARGEST_COUNT = 10**9
+
+
+def _has_upper_limit(field: FieldInfo) -> bool:
+    return any(hasattr(limit, name) for limit in field.metadata for name in ("lt", "le"))
+
+
+def _text_unless_a_number(value: Any, largest: float | int) -> Any:
     if isinstance(value, list | tuple):
-        return [_boolean_as_text(item) for item in value]
-    return str(value).lower() if isinstance(value, bool) else value
+        return [_text_unless_a_number(item, largest) for item in value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) and (value > largest or value < -LARGEST):
+        return f"{value:.3g}" if abs(value) < 1e300 else "more than 1e300"
+    return value
 
 
 def _plain_types(annotation: Any) -> Iterator[Any]:
@@ -803,7 +821,10 @@ class ExperimentConfig(_Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     vram_gb: float | None = Field(
-        default=None, gt=0.0, description="GiB that a run is planned for; None: what is free on the device"
+        default=None,
+        gt=0.0,
+        le=1e6,
+        description="GiB that a run is planned for; None: what is free on the device",
     )
     scene: SceneConfig = SceneConfig()
     rendering: RenderingConfig = RenderingConfig()

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dreamfusion import documents
-from dreamfusion.config import ExperimentConfig
+from dreamfusion.config import LARGEST, LARGEST_COUNT, ExperimentConfig
 from dreamfusion.errors import ConfigError, shown
 
 _SUFFIXES = (".yaml", ".yml")
@@ -88,6 +88,12 @@ def presets_directory() -> Path:
 def preset_names() -> list[str]:
     """Names that `--config` and `extends:` know, sorted."""
     return sorted(path.stem for path in presets_directory().glob("*.yaml"))
+
+
+def read_preset(name: str) -> str:
+    """The text of the preset `name`, one of `preset_names()`."""
+    path = presets_directory() / f"{name}.yaml"
+    return documents.read_text(path, error=ConfigError, max_bytes=documents.YAML.bytes)
 
 
 def find_config(source: str, relative_to: Path | None = None) -> Path:
@@ -344,6 +350,12 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
             return _range(path, data) or "a number " + str(problem["msg"]).removeprefix("Input should be ")
         case "value_error":
             return str(context.get("error", problem["msg"]))
+        case "int_parsing" if _names_a_number(problem["input"]):
+            return f"an integer of at most {LARGEST_COUNT:,}"
+        case "float_parsing" if _names_a_number(problem["input"]):
+            return f"a number of at most {LARGEST:g}"
+        case "int_parsing_size":
+            return "an integer of at most 64 bits"
         case "tuple_type":
             return "a list of numbers"
         case "too_short" | "too_long":
@@ -353,6 +365,11 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return "a mapping of keys"
     return str(problem["msg"]).removeprefix("Input should be ").partition(", ")[0]
+
+
+def _names_a_number(text: object) -> bool:
+    """Whether a text that was refused as a number is a number all the same: one that is too large."""
+    return isinstance(text, str) and re.fullmatch(r"-?[0-9.]+e\+[0-9]+|more than 1e300", text) is not None
 
 
 def _range(path: tuple[str, ...], data: dict[str, Any]) -> str | None:

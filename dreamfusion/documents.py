@@ -26,6 +26,7 @@ import yaml
 
 from dreamfusion.errors import DreamfusionError, shown
 
+REGULAR, FOLDER, LINK = "a regular file", "a folder", "a symbolic link"
 KIB = 1 << 10
 MIB = 1 << 20
 Shape = Literal["mapping", "list", "any"]
@@ -209,10 +210,31 @@ def _inside(path: Path, under: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(under))
 
 
+def kind_of(path: Path) -> str | None:
+    """What is at `path` itself, a symbolic link not followed: `REGULAR`, `FOLDER`, `LINK`, ...; None if nothing is.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    try:
+        return _kind(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISREG: REGULAR,
+        stat.S_ISDIR: FOLDER,
+        stat.S_ISLNK: LINK,
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
+
+
 def _check_kind(status: os.stat_result, max_bytes: int | None) -> None:
-    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
-    if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in kinds.items() if test(status.st_mode)), "a device")
+    if (kind := _kind(status.st_mode)) != REGULAR:
         raise _FaultError(f"is {kind}, where a regular file is expected")
     if max_bytes is not None and status.st_size > max_bytes:
         raise _FaultError(f"has {status.st_size:,} bytes, where at most {max_bytes:,} are expected")

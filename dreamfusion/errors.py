@@ -22,6 +22,7 @@ A programmer's mistake is any other exception and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 import unicodedata
 from typing import Any
@@ -92,6 +93,41 @@ def _cut(text: str) -> str:
     """`text` without its middle where it is too long to be read."""
     half = _LONGEST_PART // 2
     return text if len(text) <= _LONGEST_PART else f"{text[:half]} ... {text[-half:]}"
+
+
+# In lower case: torch's allocators, numpy, C++, CUDA's and AMD's libraries, and oneDNN, which names what it was making.
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|(can't|cannot|unable to|failed to) allocate|_alloc_failed|bad_alloc|bad allocation"
+    r"|outofmemory|storage size calculation overflowed|could not (create|execute) a primitive(?! descriptor)"
+    r"|could not (create|construct|initialize) a memory"
+)
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine itself, had no memory left; each says it in its own words."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error).lower()) is not None
+
+
+def of_the_machine(error: Exception) -> DreamfusionError | None:
+    """What disk or memory refused, as a user's error: the last net, for what no command expected there.
+
+    Returns:
+        None if it may be a programmer's mistake, which keeps its traceback.
+    """
+    if says_out_of_memory(error):
+        return OutOfMemoryError("there is not enough memory for this", got=_first_line(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}" if error.filename else "a file"
+        return OutputError(f"{where} cannot be read or written", got=(error.strerror or str(error)).lower())
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0], 200)
 
 
 class PromptError(DreamfusionError):

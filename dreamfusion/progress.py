@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from dreamfusion.errors import OutputError
+from dreamfusion.errors import OutputError, printable
 from dreamfusion.streams import lost_output
 
 _BAR = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
@@ -32,17 +32,22 @@ def notice(text: str) -> None:
     if interactive():
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(_shown(text), file=sys.stderr)
     else:
-        _line(text, sys.stderr)
+        _line(_shown(text), sys.stderr)
 
 
 def result(sentence: str, **fields: Any) -> None:
     """What a command came to, on stdout: `sentence` for a person, `fields` as one line of JSON for a program."""
     if sys.stdout.isatty():
-        _line(sentence, sys.stdout)
+        _line(_shown(sentence), sys.stdout)
     else:
         event(**fields)
+
+
+def _shown(text: str) -> str:
+    """`text` without what a terminal would obey: a prompt, a file's name or a run of others may hold anything."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def event(**fields: Any) -> None:

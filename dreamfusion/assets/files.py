@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dreamfusion import documents
 from dreamfusion.errors import OutputError
 from dreamfusion.temporary import sweep, temporary_name
 
@@ -38,6 +39,23 @@ def choose_format(path: Path, format: str | None, known: Sequence[str]) -> str:
     return chosen
 
 
+def check_target(path: Path) -> None:
+    """See that a file may be put at `path`: nothing is there, or a regular file that is to be replaced.
+
+    A device or FIFO is no place for a file that is renamed over it: root would lose `/dev/null`. A symbolic link is not
+    followed, since a shared run may hold one that leads to a file elsewhere, and not replaced, since its owner may want it.
+
+    Raises:
+        OutputError: anything else is there.
+        OSError: the system does not say what is there.
+    """
+    kind = documents.kind_of(path)
+    if kind in (None, documents.REGULAR):
+        return
+    hint = "name the file that it leads to" if kind == documents.LINK else None
+    raise OutputError(f"{path} cannot be written", expected="a regular file's path", got=kind, hint=hint)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with the same ending, that is renamed to it when the block ends well.
@@ -46,12 +64,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     the same disk, where a rename is one step.
 
     Raises:
-        OutputError: the disk refused (no space, no permission, a folder in the way, ...).
+        OutputError: the disk refused (no space, no permission, ...), or something other than a regular file is there.
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}", expected="a file's path", got="a folder")
+        check_target(path)
         sweep(path.parent)
         temporary = temporary_name(path.with_name(path.stem), path.suffix)
         temporary.touch(exist_ok=False)
@@ -75,6 +92,8 @@ def atomic_folder(path: Path, own_files: str) -> Iterator[Path]:
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (kind := documents.kind_of(path)) not in (None, documents.FOLDER):
+            raise OutputError(f"cannot write frames into {path}", expected="a folder", got=kind)
         foreign = [p.name for p in path.iterdir() if not p.match(own_files)] if path.exists() else []
         if foreign:
             raise OutputError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.assets.files import atomic_path
+from dreamfusion.errors import printable
 
 MAX_PREVIEWS = 60
 MAX_POINTS = 400
+_PARTS = ("page.html", "style.css", "viewer.js")
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,17 @@ def page_html(data: Mapping[str, Any]) -> str:
         data: `prompt`, `run`, `step`, `steps`, `status`, `settings` (text), `curves`, `previews` (each a `step` and a
             `src`), `mesh` (see `mesh_data`), and `live`: whether the page is to ask for `data.json` again and again.
     """
-    parts = {name: files("dreamfusion.assets").joinpath("viewer", name).read_text(encoding="utf-8")
-             for name in ("page.html", "style.css", "viewer.js")}  # fmt: skip
-    # Inside a script element nothing is markup but its own end.
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    title = str(data["prompt"]).replace("&", "&amp;").replace("<", "&lt;")
-    page = parts["page.html"].replace("{{style}}", parts["style.css"]).replace("{{title}}", title)
-    before, after = page.split("{{data}}")
-    return before + text + after.replace("{{script}}", parts["viewer.js"])
+    viewer = files("dreamfusion.assets").joinpath("viewer")
+    page, style, script = (viewer.joinpath(name).read_text(encoding="utf-8") for name in _PARTS)
+    filled = {
+        "style": style,
+        "script": script,
+        "title": html.escape(printable(str(data["prompt"]))),
+        # Inside a script element nothing is markup but its own end.
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    }
+    # In one pass, so that nothing is filled into what was filled in: a prompt may read "{{script}}".
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: filled[slot[1]], page)
 
 
 def write_page(data: Mapping[str, Any], path: Path) -> Path:
@@ -104,7 +111,7 @@ def write_page(data: Mapping[str, Any], path: Path) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    html = page_html(data)
+    text = page_html(data)
     with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.commands.finished import find_run, load_view
 from dreamfusion.commands.fit import EVALUATION
 from dreamfusion.commands.starting import find_start
 from dreamfusion.commands.train import absolute_paths
-from dreamfusion.config_files import load_config
 from dreamfusion.errors import CollapseError, ConfigError, DreamfusionError, RunNotFoundError
 from dreamfusion.progress import notice, result
 from dreamfusion.runs import checkpoint, directory
@@ -25,6 +24,9 @@ COLUMNS: tuple[str, ...] = (
     "run", "prompt", "rank", "views_first", "rank_geometry", "views_first_geometry", "similarity", "taken_for",
     "janus", "consistency", "psnr", "ssim",
 )  # fmt: skip
+
+
+MAX_PROMPTS_BYTES = 16 * documents.MIB
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ConfigError: it cannot be read, or has none.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file {path} cannot be read", expected="text, one prompt a line") from error
+    text = documents.read_text(path, error=ConfigError, max_bytes=MAX_PROMPTS_BYTES, name=f"the file {path}")
     lines = [" ".join(line.split()) for line in text.splitlines() if not line.strip().startswith("#")]
     found = list(dict.fromkeys(line for line in lines if line))
     if not found:
@@ -160,7 +159,7 @@ def _tell_other_settings(request: EvalRequest, run: RunDirectory) -> None:
 
     def changes(*texts: str) -> bool:
         try:
-            asked = absolute_paths(load_config(run.config_path, texts))
+            asked = absolute_paths(run.config_with(texts))
             # A run's directory holds the path that a number or a relative path meant.
             if asked.init not in (None, config.init):
                 asked = asked.model_copy(update={"init": find_start(asked.init, request.output)})
@@ -235,10 +234,10 @@ def _numbers(scores: Any, captions: list[str]) -> dict[str, Any]:
 def _of_a_fit(run: RunDirectory) -> dict[str, Any]:
     """PSNR and SSIM that a fit measured at its end."""
     try:
-        found = json.loads((run.path / EVALUATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = documents.read_json(run.path / EVALUATION, error=RunNotFoundError, under=run.path)
+    except RunNotFoundError:
         return {}
-    return {key: found[key] for key in ("psnr", "ssim") if key in found}
+    return {key: found[key] for key in ("psnr", "ssim") if type(found.get(key)) in (int, float)}
 
 
 def _write(output: Path, rows: list[dict[str, Any]], sheet: Any) -> None:

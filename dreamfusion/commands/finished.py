@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.errors import CheckpointCorruptError, OutputError
+from dreamfusion import documents
+from dreamfusion.errors import CheckpointCorruptError, OutputError, shown
 from dreamfusion.progress import busy, notice
 from dreamfusion.runs import directory
 from dreamfusion.runs.directory import RunDirectory
@@ -14,6 +16,10 @@ from dreamfusion.runs.recovery import recover
 
 if TYPE_CHECKING:
     from dreamfusion.rendering.renderer import Renderer
+
+
+# Most systems take 255, of which what lies beside the file needs some: "-normal.png".
+MAX_NAME_BYTES = 240
 
 
 def find_run(reference: str | None, runs: Path) -> RunDirectory:
@@ -40,12 +46,20 @@ def check_writable_file(path: Path) -> None:
     """Fail before the work and not after it; makes the folder if it is absent.
 
     Raises:
-        OutputError: `path` is a folder, or its folder cannot be made or written.
+        OutputError: `path` is something other than a regular file (see `assets.files.check_target`), or its folder cannot
+            be made or written. A folder without an ending may be one of frames.
     """
+    from dreamfusion.assets.files import check_target
     from dreamfusion.runs.directory import check_writable
+    from dreamfusion.runs.files import output_errors
 
-    if path.is_dir() and path.suffix:
-        raise OutputError(f"{path} cannot be written", expected="a file's path", got="a folder")
+    with output_errors(path):
+        if documents.kind_of(path) != documents.FOLDER or path.suffix:
+            check_target(path)
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise OutputError(
+            "the name of --output", expected=f"at most {MAX_NAME_BYTES} bytes", got=shown(path.name)
+        )
     try:
         check_writable(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)

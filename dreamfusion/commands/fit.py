@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamfusion import documents
 from dreamfusion.commands.finished import check_folder
 from dreamfusion.config_files import load_config
-from dreamfusion.errors import DatasetError
+from dreamfusion.errors import DatasetError, shown
 from dreamfusion.progress import Bar, check_printed, notice, result
 from dreamfusion.runs.directory import RunDirectory
 from dreamfusion.runs.files import write_atomically, write_json
@@ -64,7 +64,7 @@ def fit(request: FitRequest) -> None:
         options["data.truth"] = str(Path(truth).expanduser().resolve())
     from dreamfusion.commands.train import absolute_paths, print_plan, train_run
     from dreamfusion.doctor import choose_device
-    from dreamfusion.runs.directory import check_writable, create
+    from dreamfusion.runs.directory import check_writable, create, discarded_unless_begun
 
     if not request.dry_run:
         check_writable(request.output)
@@ -82,7 +82,9 @@ def fit(request: FitRequest) -> None:
         check_printed()
         return
     name = request.name or _folder_name(request.dataset)
-    train_run(create(request.output, config, name), config, device, dataset=dataset)
+    run = create(request.output, config, name)
+    with discarded_unless_begun(run):
+        train_run(run, config, device, dataset=dataset)
 
 
 def _folder_name(dataset: Path) -> str:
@@ -149,7 +151,7 @@ def _determinant(dataset: PosedDataset) -> float:
 
 def is_measured(run: RunDirectory) -> bool:
     """Whether `measure_fit` came to its end."""
-    return (run.path / EVALUATION).is_file()
+    return documents.is_regular(run.path / EVALUATION, run.path)
 
 
 def forget_measurement(run: RunDirectory) -> None:
@@ -203,6 +205,7 @@ def _measure_views(run: RunDirectory, renderer: Renderer, dataset: PosedDataset)
                 _stacked([to_uint8(part) for part in (view.photograph, view.render, difference)])
             )
             check_folder(run.path / HELD_OUT)
+            run.make_folder(run.path / HELD_OUT)
             write_image(sheet, run.path / HELD_OUT / f"{len(rows):03d}.png")
             rows.append((view.name, view.psnr, view.ssim))
     table = io.StringIO()
@@ -250,7 +253,11 @@ def read_truth(path: Path) -> Any:
 
 def read_placement(run: RunDirectory) -> list[list[float]] | None:
     """The similarity from the dataset's world to the run's; None for a run that no pictures were fitted in."""
-    try:
-        return json.loads((run.path / PLACEMENT).read_text(encoding="utf-8"))["from_dataset"]
-    except FileNotFoundError:
+    path = run.path / PLACEMENT
+    if not documents.is_file(path):
         return None
+    found = documents.read_json(path, error=DatasetError, under=run.path).get("from_dataset")
+    rows = found if isinstance(found, list) and len(found) == 4 else []
+    if not rows or not all(isinstance(row, list) and list(map(type, row)) == [float] * 4 for row in rows):
+        raise DatasetError(f'"from_dataset" in {path}', expected="4 rows of 4 numbers", got=shown(found))
+    return rows

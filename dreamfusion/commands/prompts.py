@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreamfusion.errors import PromptError
+from dreamfusion.errors import PromptError, shown
 from dreamfusion.progress import notice
 
 
@@ -18,6 +18,8 @@ def check_prompt(
         PromptError: there is nothing in it, or bytes that are no text.
     """
     plain = " ".join(prompt.split())
+    if "\0" in plain:
+        raise PromptError("the prompt is not text", got=f"a NUL character in {shown(plain)}")
     if not plain:
         raise PromptError("the prompt is empty", hint=hint)
     try:

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from dreamfusion import config_files
+from dreamfusion.errors import printable
 from dreamfusion.progress import check_printed, event, result
 
 
@@ -58,6 +59,7 @@ def _title(info: object) -> str:
 def print_table(rows: list[tuple[str, ...]]) -> None:
     """Columns as wide as their widest cell, the last one cut at the terminal's edge."""
     width = shutil.get_terminal_size((80, 24)).columns
+    rows = [tuple(printable(cell) for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     # On a narrow terminal lines wrap rather than lose the last column.
     room = max(width - sum(widths) - 2 * len(widths), 11)
@@ -72,7 +74,7 @@ def print_presets() -> None:
     presets = []
     for name in config_files.preset_names():
         path = config_files.presets_directory() / f"{name}.yaml"
-        first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+        first_line = config_files.read_preset(name).partition("\n")[0]
         presets.append((name, first_line.removeprefix("#").strip().rstrip(".")))
         event(name=name, path=path, description=presets[-1][1])
     if sys.stdout.isatty():

@@ -20,7 +20,7 @@ from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, NamesFile, RenderingConfig
 from dreamfusion.config_files import dump_config, load_config
-from dreamfusion.errors import ConfigError, DreamfusionError, OutOfMemoryError
+from dreamfusion.errors import ConfigError, OutOfMemoryError
 from dreamfusion.progress import Bar, busy, check_printed, event, notice, result, silence
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
@@ -82,14 +82,11 @@ def train(request: TrainRequest) -> None:
             _print_probe(config, device)
         check_printed()
         return
-    from dreamfusion.runs.directory import create, discard_unused
+    from dreamfusion.runs.directory import create, discarded_unless_begun
 
     run = create(request.output, config, request.name)
-    try:
+    with discarded_unless_begun(run):
         train_run(run, config, device)
-    except DreamfusionError:
-        discard_unused(run)
-        raise
 
 
 def resume(reference: str | None, runs: Path, device: str | None, steps: int | None = None) -> None:

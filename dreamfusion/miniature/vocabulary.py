@@ -7,12 +7,12 @@ not what the world of today could teach.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dreamfusion import documents
 from dreamfusion.errors import ModelNotFoundError
 
 VOCABULARY = Path(__file__).parent / "vocabulary.json"
@@ -127,11 +127,11 @@ _NEAR_IN_MEANING: dict[str, str] = {
 @cache
 def _content(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return documents.read_json(path, error=ModelNotFoundError)
+    except ModelNotFoundError as error:
         raise ModelNotFoundError(
             f"the embedded model's word list {path} cannot be read",
-            got=str(error),
+            got=error.what,
             hint="install dreamfusion again, or train the model with scripts/train_miniature.py",
         ) from error
 

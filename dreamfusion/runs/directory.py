@@ -131,8 +131,20 @@ class RunDirectory:
     def make_folders(self) -> None:
         """Make the folders of previews and checkpoints where they are absent; never the run's own."""
         for folder in (self.previews, self.checkpoints):
-            with output_errors(folder):
-                folder.mkdir(exist_ok=True)
+            self.make_folder(folder)
+
+    def make_folder(self, folder: Path) -> None:
+        """Make one of the run's own folders if it is absent.
+
+        Raises:
+            OutputError: it cannot be made, or a link of that name leads out of the run.
+        """
+        with output_errors(folder):
+            folder.mkdir(exist_ok=True)
+        if not documents.is_folder_under(folder, self.path):
+            raise OutputError(
+                f"{folder} cannot be written", got=f"a link out of {self.path}", hint="remove the link"
+            )
 
     def note_steps(self, steps: int) -> None:
         """Change `training.steps` in the run's configuration, if it is another number; schedules stay as they are."""
@@ -241,6 +253,16 @@ def create(output_root: Path, config: ExperimentConfig, name: str | None = None)
             raise
         (path / owner).unlink(missing_ok=True)
     return RunDirectory(path)
+
+
+@contextlib.contextmanager
+def discarded_unless_begun(run: RunDirectory) -> Iterator[None]:
+    """However the body ends: if it raises and no step was taken, nothing is left of `run`."""
+    try:
+        yield
+    except BaseException:
+        discard_unused(run)
+        raise
 
 
 def discard_unused(run: RunDirectory) -> None:

@@ -7,6 +7,7 @@ appears whole, and only then an older one goes.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import shlex
 import sys
@@ -21,7 +22,7 @@ from dreamfusion.config import ExperimentConfig
 from dreamfusion.errors import CheckpointCorruptError, CollapseError, DreamfusionError, OutputError
 from dreamfusion.runs import checkpoint, lock, manifest
 from dreamfusion.runs.directory import RunDirectory
-from dreamfusion.runs.files import MAKE_ROOM, output_errors, write_atomically
+from dreamfusion.runs.files import MAKE_ROOM, open_to_append, output_errors, write_atomically
 from dreamfusion.runs.metrics import MetricsWriter
 from dreamfusion.training.devices import as_many_threads, describe_device, threads
 from dreamfusion.training.trainer import StepMetrics, Trainer, fits
@@ -276,6 +277,11 @@ def _state_on_failure(session: _Session, held: lock.Held) -> Iterator[None]:
 
 class _LogFile(logging.FileHandler):
     """A log that a full disk cannot write to is no reason to stop, nor for a traceback: what must be written says so."""
+
+    def _open(self) -> Any:
+        # Never through a link that a shared run may hold under that name.
+        file: Any = open_to_append(Path(self.baseFilename))
+        return io.TextIOWrapper(file, self.encoding, self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if not isinstance(sys.exc_info()[1], OSError):

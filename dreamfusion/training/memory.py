@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from dreamfusion.config import ConstantResolution, ExperimentConfig, Resolution
-from dreamfusion.errors import OutOfMemoryError
+from dreamfusion.errors import OutOfMemoryError, says_out_of_memory
 
 FIELD_CHUNK = 1 << 16
 # What every model's sizes are multiples of: eight pixels a latent, three halvings in the UNet.
@@ -101,10 +101,7 @@ def plan(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine itself, had no memory left; each says it in its own words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)
 
 
 def available_bytes(device: torch.device) -> int | None:
