@@ -196,13 +196,20 @@ def _uniform(
 def sample_elevation_deg(
     config: CameraConfig, count: int, generator: torch.Generator
 ) -> Float[Tensor, " count"]:
-    """Elevations, each uniform in angle or, with `uniform_area_probability`, uniform in area (DreamFusion, App. A.2)."""
-    low, high = config.elevation_deg
-    by_angle = _uniform((low, high), count, generator)
+    """Elevations, each uniform in angle or, with `uniform_area_probability`, uniform in area (DreamFusion, sec. 3.2)."""
+    by_angle = _uniform(config.elevation_deg, count, generator)
+    low, high = config.uniform_area_elevation_deg or config.elevation_deg
     sines = _uniform((math.sin(math.radians(low)), math.sin(math.radians(high))), count, generator)
     by_area = torch.rad2deg(torch.asin(sines.clamp(-1, 1)))
     choose_area = torch.rand(count, generator=generator) < config.uniform_area_probability
     return torch.where(choose_area, by_area, by_angle)
+
+
+def sample_fovy_deg(config: CameraConfig, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+    """Vertical fields of view: uniform, or of focal lengths that are (DreamFusion, sec. 3.2: 0.7 to 1.35 widths)."""
+    if config.focal_length is None:
+        return _uniform(config.fovy_deg, count, generator)
+    return torch.rad2deg(2.0 * torch.atan(0.5 / _uniform(config.focal_length, count, generator)))
 
 
 def random_cameras(
@@ -211,7 +218,7 @@ def random_cameras(
     views: int | None = None,
     resolution: int | None = None,
 ) -> Cameras:
-    """Training cameras (DreamFusion, App. A.2); the views of one batch are spread evenly over the azimuth range.
+    """Training cameras (DreamFusion, sec. 3.2); the views of one batch are spread evenly over the azimuth range.
 
     Args:
         config: ranges in degrees and world units.
@@ -234,7 +241,7 @@ def random_cameras(
     azimuth = low + (high - low) * sectors
     elevation = sample_elevation_deg(config, count, generator)
     distance = _uniform(config.distance, count, generator)
-    fovy = _uniform(config.fovy_deg, count, generator)
+    fovy = sample_fovy_deg(config, count, generator)
     jitter = config.position_jitter * (2 * torch.rand(count, 3, generator=generator) - 1)
     target = config.target_jitter * torch.randn(count, 3, generator=generator)
     up = torch.tensor([0.0, 1.0, 0.0]) + config.up_jitter * torch.randn(count, 3, generator=generator)

@@ -72,6 +72,12 @@ class Guidance(StrEnum):
     mixed = "mixed"
 
 
+class Axis(StrEnum):
+    x = "x"
+    y = "y"
+    z = "z"
+
+
 class MeshFormat(StrEnum):
     glb = "glb"
     obj = "obj"
@@ -198,6 +204,13 @@ def train(
         str | None,
         typer.Option(metavar="RUN|MESH", help="Start from this object.", show_default=False),
     ] = None,
+    init_up: Annotated[
+        Axis | None,
+        typer.Option(
+            help="Axis that points up in the mesh's file, y if left out; OBJ, PLY and STL do not say, CAD files are often z.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the config, the modules and the cost, and leave.")
     ] = False,
@@ -219,6 +232,7 @@ def train(
         "guidance.loras": _pairs(lora, "file", "weight"),
         "guidance.embeddings": _pairs(embedding, "file", "word"),
         "init": init,
+        "init_up": None if init_up is None else init_up.value,
     }
     if config is None and guidance in (Guidance.clip, Guidance.mixed):
         config = "dream-fields"

@@ -96,7 +96,7 @@ class LinearSchedule(_Strict):
 
 
 class SqrtSchedule(_Strict):
-    """From `start` to `end` with the square root of the elapsed share (HiFA, arXiv 2305.18766, eq. 8)."""
+    """From `start` to `end` with the square root of the elapsed share (HiFA, arXiv 2305.18766)."""
 
     kind: Literal["sqrt"] = "sqrt"
     start: float
@@ -313,7 +313,7 @@ FieldConfig = Annotated[MLPFieldConfig | HashGridFieldConfig | GridsFieldConfig,
 
 
 class EnvironmentBackgroundConfig(_Strict):
-    """A learned colour for each ray direction (DreamFusion, App. A.2)."""
+    """A learned colour for each ray direction (DreamFusion, sec. 3.1)."""
 
     kind: Literal["environment"] = "environment"
     degrees: int = Field(default=4, ge=1, le=10, description="octaves of the direction's encoding")
@@ -335,7 +335,7 @@ class RandomBackgroundConfig(_Strict):
 
 
 class AugmentedBackgroundConfig(_Strict):
-    """Blurred noise, a checkerboard or a Fourier texture behind each view (Dream Fields, arXiv 2112.01455, sec. 3.4)."""
+    """Blurred noise, a checkerboard or a Fourier texture behind each view (Dream Fields, arXiv 2112.01455)."""
 
     kind: Literal["augmented"] = "augmented"
     squares: int = Field(default=8, ge=1, le=64, description="of the checkerboard, along a side")
@@ -395,7 +395,7 @@ class ShadingConfig(_Strict):
     diffuse: Fraction = 0.9
     light_distance: PositiveRange = Field(
         default=(0.8, 1.5),
-        description="from the origin; the part of the range inside the scene's ball is left out",
+        description="from the origin; a light inside something solid is moved outwards until it is free",
     )
     light_jitter: float = Field(
         default=1.0, ge=0.0, description="std of the light's position around the camera's"
@@ -416,8 +416,11 @@ class RenderingConfig(_Strict):
     shading: ShadingConfig = ShadingConfig()
 
 
+DEFAULT_FOVY_DEG = (41.0, 71.0)
+
+
 class CameraConfig(_Strict):
-    """The distribution of training cameras, in degrees and world units (DreamFusion, App. A.2)."""
+    """The distribution of training cameras, in degrees and world units (DreamFusion, sec. 3.2)."""
 
     views_per_step: int = Field(default=1, ge=1, le=64)
     view_spacing: Literal["sectors", "antithetic"] = Field(
@@ -430,8 +433,15 @@ class CameraConfig(_Strict):
     uniform_area_probability: Fraction = Field(
         default=0.5, description="share of views with elevation uniform in area, the rest is uniform in angle"
     )
+    uniform_area_elevation_deg: ElevationRange | None = Field(
+        default=None, description="range of the views that are uniform in area; None: elevation_deg"
+    )
     azimuth_deg: Range = (-180.0, 180.0)
-    fovy_deg: FieldOfViewRange = (41.0, 71.0)
+    fovy_deg: FieldOfViewRange = DEFAULT_FOVY_DEG
+    focal_length: PositiveRange | None = Field(
+        default=None,
+        description="uniform, in image widths, in the place of fovy_deg, which then follows from it",
+    )
     position_jitter: float = Field(
         default=0.1, ge=0.0, description="half width of the uniform jitter of the position"
     )
@@ -441,6 +451,41 @@ class CameraConfig(_Strict):
         default=0.0,
         description="memory of the running mean of what is seen, which cameras then turn around; 0: the origin stays",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _field_of_view_follows_the_focal_length(cls, data: Any) -> Any:
+        """Whoever needs one field of view, such as a preview, finds it in `fovy_deg` whichever of the two was given.
+
+        The default of `fovy_deg` counts as not given: files and options are laid over a dump of all defaults.
+        """
+        if not isinstance(data, dict) or data.get("focal_length") is None:
+            return data
+        given = data.get("fovy_deg")
+        if given not in (None, DEFAULT_FOVY_DEG, list(DEFAULT_FOVY_DEG)):
+            return data
+        try:
+            shortest, longest = sorted(float(focal) for focal in data["focal_length"])
+            return {**data, "fovy_deg": (fovy_deg_of(longest), fovy_deg_of(shortest))}
+        except (TypeError, ValueError, ZeroDivisionError):  # reported once, at its own place
+            return data
+
+    @model_validator(mode="after")
+    def _one_field_of_view(self) -> CameraConfig:
+        if self.focal_length is not None:
+            expected = tuple(fovy_deg_of(focal) for focal in reversed(self.focal_length))
+            if any(abs(a - b) > 1e-3 for a, b in zip(self.fovy_deg, expected, strict=True)):
+                low, high = expected
+                raise ValueError(
+                    f"one of fovy_deg and focal_length, and the other null: this focal_length is a fovy_deg "
+                    f"of {low:.2f} to {high:.2f}"
+                )
+        return self
+
+
+def fovy_deg_of(focal_length: float) -> float:
+    """The vertical field of view, in degrees, of a square image whose focal length is so many of its widths."""
+    return math.degrees(2.0 * math.atan(0.5 / focal_length))
 
 
 # ------------------------------------------------------------------------------------------------ guidance
@@ -488,7 +533,7 @@ class ViewPromptConfig(_Strict):
 
 
 class UniformTimesteps(_Strict):
-    """Each view draws its own timestep (DreamFusion, App. A.2)."""
+    """Each view draws its own timestep (DreamFusion, sec. 3.2)."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -526,7 +571,10 @@ class SDIConfig(_Strict):
     """Noise by DDIM inversion of the render (arXiv 2405.15891)."""
 
     kind: Literal["sdi"] = "sdi"
-    inversion_guidance_scale: float = Field(default=-7.5, description="s on the way to the noise")
+    inversion_guidance_scale: float = Field(
+        default=-6.5,
+        description="s on the way to the noise; if left out -6.5, and -7.5 with perp_neg, which are SDI's -7.5",
+    )
     inversion_steps: int = Field(
         default=10,
         ge=1,
@@ -554,7 +602,11 @@ class EmbeddingConfig(_Strict):
     """A word of textual inversion (arXiv 2208.01618)."""
 
     file: FilePath = Field(description="a safetensors file")
-    word: str | None = Field(default=None, description="how prompts call it; None: as the file does")
+    word: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        description="how prompts call it; None: as the file does, or the file's name",
+    )
 
 
 class TinyAutoencoderConfig(_Strict):
@@ -600,6 +652,15 @@ class GuidanceConfig(_Strict):
         default=False,
         description="one UNet row at a time, autoencoder computed again on the way back: less memory",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inversion_as_perp_neg_counts_it(cls, data: Any) -> Any:
+        """SDI's public code says -7.5 for cond + s (cond - uncond), and for uncond + s (...) with Perp-Neg."""
+        objective = data.get("objective") if isinstance(data, dict) else None
+        if isinstance(objective, dict) and objective.get("kind") == "sdi" and data.get("perp_neg") is True:
+            return {**data, "objective": {"inversion_guidance_scale": -7.5, **objective}}
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> GuidanceConfig:
@@ -705,6 +766,7 @@ class LossConfig(_Strict):
     opacity: Schedule = constant(0.0)
     entropy: Schedule = constant(0.0)
     convexity: Schedule = constant(0.0)
+    z_variance: Schedule = constant(0.0)
     transmittance: Schedule = constant(0.0)
     transmittance_target: Schedule = Field(
         default=LinearSchedule(start=0.4, end=0.88, steps=500), description="share of light that may pass"
@@ -771,11 +833,20 @@ class ExperimentConfig(_Strict):
     init: str | None = Field(
         default=None, description="a run's directory or a mesh's file that the scene starts from"
     )
+    init_up: Literal["x", "y", "z"] = Field(
+        default="y", description="the axis that points up in the mesh's file; OBJ, PLY and STL do not say"
+    )
     guidance: GuidanceConfig = GuidanceConfig()
     clip: ClipConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _axis_belongs_to_a_mesh(self) -> ExperimentConfig:
+        if self.init_up != "y" and self.init is None:
+            raise ValueError("init_up says which axis of a mesh is up, and there is no init")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,8 @@
     dreamfusion fit outputs/chair --truth outputs/chair/truth.ply
 
 Writes transforms_{train,val,test}.json, RGBA pictures, and `truth.ply`: the mesh in the data set's world, so that the fitted
-geometry can be scored. Any mesh that trimesh reads; +Y is up and +Z the front, as in glTF.
+geometry can be scored. Any mesh that `--init` takes; +Y is up and +Z the front, as in glTF. OBJ, PLY and STL files do not say
+which axis is up: `--up z` is for those of CAD programs and printers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from dreamfusion.assets.read_mesh import read_mesh
+from dreamfusion.assets.read_mesh import Up, read_mesh
 from dreamfusion.errors import DreamfusionError
 from dreamfusion.posed_images.dataset import MIN_VIEWS
 from dreamfusion.posed_images.mesh_renderer import Light, render_mesh
@@ -29,9 +30,10 @@ TO_BLENDER = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]
 DISTANCE, FOVY_DEG = 4.0, 40.0
 
 
-def load_mesh(path: Path) -> trimesh.Trimesh:
+def load_mesh(path: Path, up: Up = "y") -> trimesh.Trimesh:
     """The mesh as one piece, centred on its box, inside the ball of radius 1."""
-    mesh = read_mesh(path)
+    mesh = read_mesh(path, up=up)
+    mesh.remove_unreferenced_vertices()  # they would count for the size
     mesh.apply_translation(-mesh.bounds.mean(axis=0))
     mesh.apply_scale(1.0 / np.linalg.norm(mesh.vertices, axis=-1).max())
     return mesh
@@ -87,6 +89,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels")
     parser.add_argument("--supersample", type=int, default=3, help="squared, the sample points a pixel")
     parser.add_argument("--unlit", action="store_true", help="plain colours, without light")
+    parser.add_argument(
+        "--up", choices=("x", "y", "z"), default="y", help="axis that points up in the mesh's file"
+    )
     options = parser.parse_args(argv)
     for name, least in (("views", MIN_VIEWS), ("test_views", 1), ("size", 8), ("supersample", 1)):
         if (value := getattr(options, name)) < least:
@@ -98,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     """Writes the data set; a mesh that is none is told in one line."""
     options = parse(argv)
     try:
-        mesh = load_mesh(options.mesh)
+        mesh = load_mesh(options.mesh, options.up)
     except DreamfusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 from trimesh.exchange.obj import export_obj
 from trimesh.exchange.ply import export_ply
 from trimesh.exchange.stl import export_stl
@@ -36,6 +36,8 @@ from dreamfusion.assets.texture import Texture
 from dreamfusion.assets.threemf import threemf
 from dreamfusion.assets.usdz import usdz
 from dreamfusion.errors import ConfigError
+from dreamfusion.posed_images.paint import linear_to_srgb as linear_to_srgb
+from dreamfusion.posed_images.paint import srgb_to_linear as srgb_to_linear
 
 GENERATOR = "dreamfusion"
 # What one unit of a file is taken for, in cm: glTF's is the metre, and a slicer's the millimetre.
@@ -44,16 +46,6 @@ UNIT_CM = {"glb": 100.0, "obj": 100.0, "ply": 100.0, "stl": 0.1, "3mf": 0.1, "us
 PRINT_HEIGHT_CM = 10.0
 TEXTURED = ("glb", "obj", "usdz")
 NORMAL_MAPPED = ("glb", "obj")
-
-
-def srgb_to_linear(srgb: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """The linear light of sRGB values, both in [0, 1] (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(linear: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """The inverse of `srgb_to_linear`."""
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 0.0) ** (1 / 2.4) - 0.055)
 
 
 def linear_color_16bit(srgb: UInt8[np.ndarray, "v 4"]) -> UInt16[np.ndarray, "v 4"]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ import trimesh
 from PIL import Image
 
 from dreamfusion.assets.formats import linear_to_srgb
+from dreamfusion.errors import MeshError
+from dreamfusion.image_files import read_image
 
 _CORE = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
 _MATERIALS = "{http://schemas.microsoft.com/3dmanufacturing/material/2015/02}"
@@ -125,6 +126,6 @@ def _usdz(path: Path) -> Shape:
         return Shape(vertices, faces, colors=linear_to_srgb(linear))
     name = pictures[0].GetInput("file").Get().path
     with zipfile.ZipFile(path) as archive:
-        image = _values(Image.open(io.BytesIO(archive.read(name))))
+        image = read_image(archive.read(name), MeshError, f"{name} in {path}")[..., :3] / 255.0
     uvs = np.array(primvars.GetPrimvar("st").Get(), dtype=np.float64) * [1, -1] + [0, 1]
     return Shape(vertices, faces, uvs=uvs, image=image)

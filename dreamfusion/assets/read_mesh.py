@@ -2,28 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import trimesh
 
+from dreamfusion.assets.parts import Part, joined
+from dreamfusion.assets.read_gltf import read_gltf
+from dreamfusion.assets.read_obj import read_obj
+from dreamfusion.assets.read_threemf import read_threemf
+from dreamfusion.assets.read_usd import read_usd
 from dreamfusion.errors import MeshError
+from dreamfusion.posed_images.paint import painted
+from dreamfusion.progress import notice
+
+Up = Literal["x", "y", "z"]
+# From a file in which an axis is up to +Y up: turns, which keep right-handed what was.
+_TURNS = {
+    "x": [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+    "y": np.eye(4).tolist(),
+    "z": [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]],
+}
 
 
-def read_mesh(path: Path) -> trimesh.Trimesh:
-    """The triangles of any file that trimesh reads, all parts as one, with their texture or colours.
+def read_mesh(path: Path, report: Callable[[str], None] = notice, up: Up = "y") -> trimesh.Trimesh:
+    """The triangles of a file, all parts as one, with their textures and colours (`dreamfusion.posed_images.paint`).
+
+    Args:
+        path: glTF, OBJ, 3MF, USD, or any other format that trimesh reads.
+        report: called with one line for each thing in the file that is not used although it changes the object's look.
+        up: the axis that points up in the file; +Z stays the front if that is x, and -Y becomes the front if that is z.
 
     Raises:
-        MeshError: no such file, a format that is not known, or no triangles in it.
+        MeshError: no such file, a format that is not known or needs what is not supported, or no triangles in it.
     """
     if not path.is_file():
         raise MeshError(f"there is no mesh {path}")
+    told: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            report(text)
+
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # trimesh and its parsers raise whatever comes to their mind
-        raise MeshError(f"{path} cannot be read as a mesh", got=str(error).splitlines()[0][:120]) from error
-    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+        mesh = joined(_parts(path, once))
+    except MeshError:
+        raise
+    except (
+        Exception
+    ) as error:  # trimesh and its parsers raise whatever comes to their mind, as damaged files make ours
+        text = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise MeshError(f"{path} cannot be read as a mesh", got=text) from error
+    if not len(mesh.faces):
         raise MeshError(f"{path} holds no triangles")
     if not np.isfinite(mesh.vertices).all():
         raise MeshError(f"{path} has vertices that are not finite")
-    return mesh
+    return mesh.apply_transform(_TURNS[up])
+
+
+def _parts(path: Path, report: Callable[[str], None]) -> list[Part]:
+    match path.suffix.lower():
+        case ".glb" | ".gltf":
+            return read_gltf(path, report)
+        case ".obj":
+            return read_obj(path, report)
+        case ".3mf":
+            return read_threemf(path, report)
+        case ".usd" | ".usda" | ".usdc" | ".usdz":
+            return read_usd(path, report)
+    scene: Any = trimesh.load_scene(path, process=False)
+    parts = []
+    for mesh in scene.dump():
+        if not isinstance(mesh, trimesh.Trimesh):
+            continue
+        faces = np.asarray(mesh.faces)
+        visual = painted(mesh.visual, faces)
+        vertices = np.asarray(mesh.vertices, np.float64)
+        parts.append(Part(vertices, faces, visual.paints[0], visual.uvs, visual.corners))
+    return parts

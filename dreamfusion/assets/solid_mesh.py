@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Float32, Int
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
+from dreamfusion.assets.inside import inside_cells, occupancy_grid
 from dreamfusion.errors import MeshError
 from dreamfusion.posed_images.mesh_renderer import surface_colours
 
-# Lines of sight a side along each axis, and points that colours are taken from.
+__all__ = ["SolidMesh", "occupancy_grid", "surface_cells"]
+
+# Cells a side, and points that colours are taken from.
 RESOLUTION = 128
 COLOUR_SAMPLES = 100_000
-# A mesh whose farthest corner lies between these shares of the ball's radius stays where it is.
+# A mesh stays as it is if its own radius is at least the first share of the ball's, and no corner is beyond the second.
 KEEP_SIZE = (0.2, 0.95)
 FITTED_SIZE = 0.8
 
@@ -21,11 +25,12 @@ FITTED_SIZE = 0.8
 class SolidMesh:
     """A mesh as occupancy and colour at any position, in a ball of `radius` around the origin.
 
-    A point is inside if at least two of the three axis-parallel lines through it say so by the parity of their crossings; a few
-    holes do no harm. Colours are those of the nearest point of the surface.
+    What is inside is the union of the mesh's parts less their cavities (`dreamfusion.assets.inside`). Colours are those of the
+    nearest point of the surface.
 
     Attributes:
-        moved: whether the mesh was centred and scaled, because it was far from the ball's size.
+        moved: whether the mesh was centred and scaled, because it was far from the ball's size or reached out of it.
+        doubtful: fraction of the inside that holes in the surface leave in doubt.
 
     Raises:
         MeshError: it has no inside.
@@ -34,30 +39,42 @@ class SolidMesh:
     def __init__(
         self, mesh: trimesh.Trimesh, radius: float | int, resolution: int = RESOLUTION, seed: int = 0
     ) -> None:
-        mesh = mesh.copy()
-        size = np.linalg.norm(mesh.vertices, axis=-1).max() / radius
-        self.moved = not KEEP_SIZE[0] <= size <= KEEP_SIZE[1]
-        if self.moved:
-            mesh.apply_translation(-mesh.bounds.mean(axis=0))
-            mesh.apply_scale(FITTED_SIZE * radius / np.linalg.norm(mesh.vertices, axis=-1).max())
+        triangles, self.moved = fitted(np.asarray(mesh.triangles, dtype=np.float64), float(radius))
         self.radius, self.resolution = float(radius), resolution
-        self.occupancy = occupancy_grid(np.asarray(mesh.triangles), self.radius, resolution)
+        found = inside_cells(triangles, self.radius, resolution)
+        self.occupancy, self.doubtful = found.cells, found.doubtful
         if not self.occupancy.any():
             raise MeshError(
                 "the mesh has no inside", expected="a closed surface", got=f"{len(mesh.faces)} faces"
             )
-        generator = np.random.default_rng(seed)
-        face = generator.choice(len(mesh.faces), COLOUR_SAMPLES, p=mesh.area_faces / mesh.area_faces.sum())
-        shares = generator.dirichlet((1.0, 1.0, 1.0), COLOUR_SAMPLES)
-        points = (np.asarray(mesh.triangles)[face] * shares[..., None]).sum(axis=1)
-        # Colours are asked for again and again, and only where something is or begins: once a cell is enough.
-        cells = np.unique(
-            np.concatenate([np.argwhere(self.occupancy), surface_cells(self.occupancy)]), axis=0
-        )
-        middles = (cells + 0.5) / resolution * 2 * self.radius - self.radius
-        nearest = KDTree(points).query(middles)[1]
+        near = surface_cells(self.occupancy)
+        colours = self._nearest_colours(mesh, triangles, near, np.random.default_rng(seed))
         self._colours = np.full((resolution, resolution, resolution, 3), 0.5, dtype=np.float32)
-        self._colours[tuple(cells.T)] = surface_colours(mesh, face, shares)[nearest]
+        self._colours[tuple(near.T)] = colours
+        # Deep inside, where many points of the surface are about equally far, a search for the nearest takes minutes.
+        empty = np.ones_like(self.occupancy)
+        empty[tuple(near.T)] = False
+        deep = np.argwhere(self.occupancy & empty)
+        towards = distance_transform_edt(empty, return_distances=False, return_indices=True)
+        assert isinstance(towards, np.ndarray)
+        self._colours[tuple(deep.T)] = self._colours[tuple(towards[(slice(None), *deep.T)])]
+
+    def _nearest_colours(
+        self,
+        mesh: trimesh.Trimesh,
+        triangles: Float[np.ndarray, "f 3 3"],
+        cells: Int[np.ndarray, "k 3"],
+        generator: np.random.Generator,
+    ) -> Float[np.ndarray, "k 3"]:
+        """sRGB of the surface's sample that is nearest to each cell's middle."""
+        across = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+        areas = np.linalg.norm(across, axis=-1)
+        face = generator.choice(len(triangles), COLOUR_SAMPLES, p=areas / areas.sum())
+        shares = generator.dirichlet((1.0, 1.0, 1.0), COLOUR_SAMPLES)
+        points = (triangles[face] * shares[..., None]).sum(axis=1)
+        middles = (cells + 0.5) / self.resolution * 2 * self.radius - self.radius
+        nearest = KDTree(points).query(middles)[1]
+        return surface_colours(mesh, face, shares)[nearest]
 
     def inside(self, positions: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
         """Whether each position lies in the mesh, to the precision of one cell."""
@@ -72,53 +89,20 @@ class SolidMesh:
         return tuple(np.clip(cells, 0, self.resolution - 1).T)
 
 
-def occupancy_grid(
-    triangles: Float[np.ndarray, "f 3 3"], radius: float, resolution: int
-) -> Bool[np.ndarray, "n n n"]:
-    """Which cells' middles, x y z over [-radius, radius]^3, lie inside, by a vote of the three axes."""
-    votes = sum(
-        np.moveaxis(
-            _parity(np.roll(triangles, -axis, axis=-1), radius, resolution), (0, 1, 2), _order(axis)
-        ).astype(int)
-        for axis in range(3)
-    )
-    return np.asarray(votes) >= 2
+def fitted(triangles: Float[np.ndarray, "f 3 3"], radius: float) -> tuple[Float[np.ndarray, "f 3 3"], bool]:
+    """The triangles, centred and scaled to `FITTED_SIZE` of the ball if they are too small, too large or too far out; whether so.
 
-
-def _order(axis: int) -> tuple[int, int, int]:
-    # After rolling by -axis, the array's axes are axis, axis + 1, axis + 2.
-    return axis % 3, (axis + 1) % 3, (axis + 2) % 3
-
-
-def _parity(
-    triangles: Float[np.ndarray, "f 3 3"], radius: float, resolution: int
-) -> Bool[np.ndarray, "n n n"]:
-    """Inside by the parity of crossings along the last coordinate, for lines through the cells' middles."""
-    # A shift by an odd share of a cell keeps lines off the edges and corners that models love to put on round numbers.
-    shift = np.array([0.5 + 0.01234, 0.5 + 0.02345])
-    flat = (triangles[..., :2] / radius + 1) / 2 * resolution - shift
-    low = np.clip(np.ceil(flat.min(axis=1)), 0, resolution).astype(np.int64)
-    high = np.clip(np.floor(flat.max(axis=1)), -1, resolution - 1).astype(np.int64)
-    widths = np.maximum(high - low + 1, 0)
-    counts = widths[:, 0] * widths[:, 1]
-    face = np.repeat(np.arange(len(triangles)), counts)
-    local = np.arange(len(face)) - np.repeat(counts.cumsum() - counts, counts)
-    i = low[face, 0] + local % np.maximum(widths[face, 0], 1)
-    j = low[face, 1] + local // np.maximum(widths[face, 0], 1)
-    a, b, c = (flat[face, corner] - np.stack([i, j], axis=-1) for corner in range(3))
-    parts = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=-1)
-    crossed = (parts > 0).all(axis=1) | (parts < 0).all(axis=1)
-    face, i, j, parts = face[crossed], i[crossed], j[crossed], parts[crossed]
-    depth = (triangles[face, :, 2] * parts).sum(axis=1) / parts.sum(axis=1)
-    # Each crossing flips all cells behind it.
-    first = np.ceil((depth / radius + 1) / 2 * resolution - 0.5).clip(0, resolution).astype(np.int64)
-    flips = np.zeros((resolution, resolution, resolution + 1), dtype=np.int64)
-    np.add.at(flips, (i, j, first), 1)
-    return flips[..., :-1].cumsum(axis=-1) % 2 == 1
-
-
-def _cross(p: Float[np.ndarray, "n 2"], q: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
-    return p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]
+    Small and large are measured by the radius around the mesh's own middle, wherever that lies.
+    """
+    corners = triangles.reshape(-1, 3)
+    middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
+    own = float(np.linalg.norm(corners - middle, axis=-1).max())
+    farthest = float(np.linalg.norm(corners, axis=-1).max())
+    if own >= KEEP_SIZE[0] * radius and farthest <= KEEP_SIZE[1] * radius:
+        return triangles, False
+    if own <= 0:
+        raise MeshError("the mesh has no size", expected="a closed surface", got="a single point")
+    return (triangles - middle) * (FITTED_SIZE * radius / own), True
 
 
 def surface_cells(occupancy: Bool[np.ndarray, "n n n"]) -> Int[np.ndarray, "k 3"]:

@@ -109,16 +109,13 @@ def _check_numbers(request: DiffuseRequest) -> None:
 
 
 def _read(path: Path) -> Any:
-    """The middle square of a picture, sRGB, over white where it is transparent."""
+    """The middle square of a picture, sRGB, over white where it is transparent, turned as the file says."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGBA"), dtype=np.float32) / 255.0
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read as a picture") from error
+    from dreamfusion.image_files import read_image
+
+    pixels = read_image(path, ConfigError, upright=True).astype(np.float32) / 255.0
     rgb = pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
     side = min(rgb.shape[:2])
     top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2

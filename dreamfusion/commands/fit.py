@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out"
 PLACEMENT = "dataset.json"
 EVALUATION = "evaluation.json"
+# A camera so many times nearer or further than the median says nothing about where to look from.
+_UNUSUAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,18 @@ def _folder_name(dataset: Path) -> str:
 def _found(dataset: PosedDataset) -> list[str]:
     """What follows from the pictures, as `--set` texts: where previews and videos look from, and the background."""
     cameras = dataset.train.cameras
+    # Renders are made from the largest distance: a camera far away, or a close-up, must not set it.
+    median = cameras.distance.median()
+    usual = (cameras.distance >= median / _UNUSUAL) & (cameras.distance <= median * _UNUSUAL)
 
     def span(values: Any) -> str:
-        return f"[{values.min().item():.4f}, {values.max().item():.4f}]"
+        return f"[{values[usual].min().item():.4f}, {values[usual].max().item():.4f}]"
 
     fovy_deg = cameras.fovy_deg.mean().item()
     found = [
         f"cameras.distance={span(cameras.distance)}",
         f"cameras.elevation_deg={span(cameras.elevation_deg)}",
+        "cameras.focal_length=null",
         f"cameras.fovy_deg=[{fovy_deg:.4f}, {fovy_deg:.4f}]",
     ]
     # Without an opacity in the pictures nobody knows what is behind the object: it is learnt as well.
@@ -130,6 +136,8 @@ def _tell(dataset: PosedDataset) -> None:
         f"{len(train)} pictures of {width} x {height} to learn from, {0 if held_out is None else len(held_out)} held out; "
         f"the scene's ball has radius {radius:.4g} in the data set's units"
     )
+    for note in dataset.notes:
+        notice(f"warning: {note}")
 
 
 def _determinant(dataset: PosedDataset) -> float:
@@ -240,7 +248,7 @@ def read_truth(path: Path) -> Any:
     """The true mesh; MeshError if it cannot be read."""
     from dreamfusion.assets.read_mesh import read_mesh
 
-    return read_mesh(path)
+    return read_mesh(path, report=lambda text: None)  # its colours are not used
 
 
 def read_placement(run: RunDirectory) -> list[list[float]] | None:

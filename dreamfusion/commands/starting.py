@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamfusion.config import ExperimentConfig
-from dreamfusion.errors import RunNotFoundError
-from dreamfusion.progress import Bar, notice
+from dreamfusion.errors import ConfigError, RunNotFoundError
+from dreamfusion.progress import Bar, busy, notice
 from dreamfusion.runs import checkpoint, directory
 from dreamfusion.runs.directory import RunDirectory
 
@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from dreamfusion.training.initialise import Source
     from dreamfusion.training.trainer import Trainer
 
+# More of the inside than this fraction in doubt is worth a line.
+DOUBT = 0.01
 # Inside of a mesh, times the radius: a tenth of it stops 95 % of the light, and a text can still take it away.
 MESH_DENSITY = 30.0
 
 
-def find_start(reference: str, runs: Path) -> str:
+def find_start(reference: str, runs: Path, up: str = "y") -> str:
     """The absolute path of the run or mesh that `reference` means; a run must have a checkpoint.
 
+    Args:
+        up: of `init_up`, which a run cannot have.
+
     Raises:
+        ConfigError: a run, with an axis for a mesh.
         RunNotFoundError: it is neither.
         CheckpointMissingError: the run has no checkpoint.
         MeshError: the file holds no mesh that can be read.
@@ -31,7 +37,7 @@ def find_start(reference: str, runs: Path) -> str:
     if path.is_file():
         from dreamfusion.assets.read_mesh import read_mesh
 
-        read_mesh(path)
+        read_mesh(path, report=lambda text: None)  # reported when it is used
         return str(path.resolve())
     try:
         run = directory.find(reference, runs)
@@ -40,6 +46,8 @@ def find_start(reference: str, runs: Path) -> str:
             f"--init {reference} is neither a run in {runs} nor a mesh's file",
             hint="give the path of either, or a run's number (`dreamfusion runs` lists all)",
         ) from error
+    if up != "y":
+        raise ConfigError("--init-up is for meshes", got=f"the run {run.path}", hint="leave it out")
     run.latest_checkpoint()
     return str(run.path.resolve())
 
@@ -87,7 +95,12 @@ def _start_from_mesh(trainer: Trainer, path: Path) -> None:
     from dreamfusion.assets.solid_mesh import SolidMesh, surface_cells
 
     radius = trainer.scene.radius
-    solid = SolidMesh(read_mesh(path), radius)
+    with busy(f"reading {path.name}"):
+        solid = SolidMesh(read_mesh(path, up=trainer.config.init_up), radius)
+    if solid.doubtful > DOUBT:
+        notice(
+            f"{path} has holes: {solid.doubtful:.0%} of what is taken for its inside follows from the sides that it has"
+        )
     if solid.moved:
         notice(f"{path} was centred and scaled to the scene's ball")
     middles = (surface_cells(solid.occupancy) + 0.5) / solid.resolution * 2 * radius - radius

@@ -65,14 +65,13 @@ def train(request: TrainRequest) -> None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     config = absolute_paths(config)
     _check_model(config)
-    _tell_lights(config)
     if not request.dry_run:
         _check_parts(config)
         from dreamfusion.runs.directory import check_writable
 
         check_writable(request.output)
     if config.init is not None:
-        config = config.model_copy(update={"init": find_start(config.init, request.output)})
+        config = config.model_copy(update={"init": find_start(config.init, request.output, config.init_up)})
     from dreamfusion.doctor import choose_device
 
     device = choose_device(config.device)
@@ -221,36 +220,39 @@ def _readers(config: ExperimentConfig) -> list[str]:
     return [config.clip.model, *([config.guidance.model] if mixes else [])]
 
 
-def _tell_lights(config: ExperimentConfig) -> None:
-    shading, radius = config.rendering.shading, config.scene.radius
-    lit = shading.shaded_probability > 0 and shading.albedo_steps < config.training.steps
-    if lit and shading.light_distance[1] < radius:
-        notice(
-            f"rendering.shading.light_distance ends inside the scene's ball of radius {radius:g}: "
-            "lights stand on the ball"
-        )
-
-
 def _check_parts(config: ExperimentConfig) -> None:
-    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there, before a run is made.
+    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there and fit, before a run is made.
 
     What must fit a diffusion model that is still to be fetched is looked at after it.
     """
     from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
-    from dreamfusion.guidance.personal import check_personal
+    from dreamfusion.guidance.personal import check_files, check_personal
     from dreamfusion.guidance.side_models import check_clip, tiny_autoencoder_directory
 
     guidance = config.guidance
     if config.clip is not None:
         check_clip(config.clip)
         if not config.clip.mixes(config.training.steps):
+            _refuse_personal(guidance)
             return
+    check_files(guidance.loras, guidance.embeddings)
     directory = find_model(guidance.model, single_file_config=guidance.single_file_config).directory
     if directory is not None:
         family = family_of(directory)
-        check_personal(guidance.loras, guidance.embeddings, family)
+        check_personal(guidance.loras, guidance.embeddings, family, directory)
         tiny_autoencoder_directory(guidance, family, directory)
+
+
+def _refuse_personal(guidance: GuidanceConfig) -> None:
+    """Without a diffusion model there is nothing that personal files could change."""
+    for key, files in (("loras", guidance.loras), ("embeddings", guidance.embeddings)):
+        if files:
+            raise ConfigError(
+                f"guidance.{key}: no diffusion model guides this run",
+                got=files[0].file,
+                hint="leave it out, or use --guidance sds or mixed",
+            )
 
 
 def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:

@@ -25,7 +25,7 @@ class SurfaceAgreement:
 
     Attributes:
         chamfer: mean of the two mean distances to the other surface's nearest sample, in the meshes' units
-            (Occupancy Networks, arXiv 1812.03828, App. B: "Chamfer-L1").
+            (Occupancy Networks, arXiv 1812.03828, supplement: "Chamfer-L1").
         accuracy: the one from the mesh to the truth.
         completeness: the one from the truth to the mesh.
         normal_consistency: mean of |n . n'| between nearest samples, both ways, in [0, 1] (same place).

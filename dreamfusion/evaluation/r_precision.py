@@ -1,6 +1,6 @@
 """CLIP R-Precision: is the true caption ranked first among many, given renders of the object?
 
-The measure of Dream Fields (Jain et al., arXiv 2112.01455, sec. 4) and of DreamFusion (arXiv 2209.14988, sec. 4.1),
+The measure of Dream Fields (Jain et al., arXiv 2112.01455, sec. 4) and of DreamFusion (arXiv 2209.14988, App. A.3),
 which averages over azimuths at 30 degrees of elevation. Two averages are in use and both are given: the captions'
 similarities averaged over the views and then ranked (one answer an object), and the share of the views that are each
 ranked right on their own (the papers' number).

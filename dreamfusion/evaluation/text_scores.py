@@ -1,6 +1,6 @@
 """What a CLIP says of a finished object: R-Precision in colour and in geometry, likeness, several faces, agreement of the views.
 
-All look from `VIEWS` azimuths at 30 degrees of elevation (DreamFusion, arXiv 2209.14988, sec. 4.1).
+All look from `VIEWS` azimuths at 30 degrees of elevation (DreamFusion, arXiv 2209.14988, App. A.3).
 """
 
 from __future__ import annotations

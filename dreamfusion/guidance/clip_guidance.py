@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Generator, Tensor
 from torch.profiler import record_function
 
@@ -26,6 +25,7 @@ from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.clip import ClipJudge, load_clip
 from dreamfusion.guidance.precision import unet_dtype, vae_dtype
 from dreamfusion.guidance.prompts import ViewPrompts, view_key
+from dreamfusion.image_files import read_image
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,9 @@ class ClipGuidance:
 
 
 def _read_example(path: str) -> Float[Tensor, "h w 3"]:
-    """In [0, 1], over white where it is transparent."""
-    try:
-        with Image.open(Path(path).expanduser()) as image:
-            pixels = torch.from_numpy(np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0)
-    except OSError as error:
-        raise ConfigError(
-            f"the example picture {path} cannot be read", hint="clip.image and clip.view_images name files"
-        ) from error
+    """In [0, 1], over white where it is transparent; turned as the file says."""
+    rgba = read_image(Path(path).expanduser(), ConfigError, f"the example image {path}", upright=True)
+    pixels = torch.from_numpy(rgba.astype(np.float32) / 255.0)
     return pixels[..., :3] * pixels[..., 3:] + 1.0 - pixels[..., 3:]
 
 

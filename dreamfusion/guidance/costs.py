@@ -95,7 +95,8 @@ def rows_of_step(config: GuidanceConfig, views: int) -> list[int]:
             shares = {objective.negative_weight.at(step) for step in (0, 1, 1_000_000)}
             return [views * (2 if shares <= {0.0, 1.0} else 3)]
         case "sdi":
-            inverting = views if objective.inversion_guidance_scale == 1.0 else 2 * views
+            plain = views if objective.inversion_guidance_scale == 1.0 else 2 * views
+            inverting = 4 * views if config.perp_neg else plain
             return [inverting] * objective.steps_to(config.timestep_max.at(0)) + [last]
 
 

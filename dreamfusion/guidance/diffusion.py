@@ -8,7 +8,7 @@ are dropped.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from dreamfusion.errors import ConfigError
 from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
-from dreamfusion.guidance.personal import check_personal, merge_loras_into_unet
+from dreamfusion.guidance.personal import check_personal
 from dreamfusion.guidance.precision import unet_dtype
 from dreamfusion.guidance.prompts import ViewPrompts
 from dreamfusion.guidance.schedulers import load_scheduler
 from dreamfusion.guidance.sds import (
+    Prediction,
     classifier_score_distillation,
     distil,
     guided_output,
@@ -83,10 +84,9 @@ class DiffusionGuidance(ABC):
         self.dtype = unet_dtype(config.dtype, self.device)
         self.scheduler = load_scheduler(directory, self.pixels)
         self.schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        check_personal(config.loras, config.embeddings, self.family)
+        self.personal = check_personal(config.loras, config.embeddings, self.family, directory)
         self.unet = load_part(directory, "unet", self.dtype, self.device)
-        if config.loras:
-            merge_loras_into_unet(self.unet, config.loras, self.family)
+        self.personal.merge_into(self.unet, "unet")
         self._load_autoencoder()
         self.reconfigure(config)
         self._encode_prompts()
@@ -195,9 +195,16 @@ class DiffusionGuidance(ABC):
                 config.guidance_scale, config.weighting,
             )  # fmt: skip
         if objective.kind == "sdi":
-            noise = self._inverted(objective, latents, timesteps, cond, uncond, generator)
+            scale = objective.inversion_guidance_scale
+            if config.perp_neg:
+                inverting = self._perp_neg(azimuth_deg, elevation_deg, uncond, scale)
+            else:
+                inverting = self._plain(cond, uncond, scale)
+            noise = self._inverted(objective, inverting, latents, timesteps, generator)
         if config.perp_neg:
-            prediction = self._perp_neg(azimuth_deg, elevation_deg, uncond)
+            prediction = self._perp_neg(
+                azimuth_deg, elevation_deg, uncond, config.guidance_scale, config.guidance_rescale
+            )
             return distil(prediction, self.schedule, latents, noise, timesteps, config.weighting)
         return score_distillation(
             self.denoise, self.schedule, latents, noise, timesteps, cond, uncond,
@@ -207,10 +214,9 @@ class DiffusionGuidance(ABC):
     def _inverted(
         self,
         objective: SDIConfig,
+        prediction: Prediction,
         latents: Float[Tensor, "b c h w"],
         timesteps: Int[Tensor, " b"],
-        cond: TextEmbeddings,
-        uncond: TextEmbeddings,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "b c h w"]:
         """SDI's noise; its random part is drawn from `generator`, the CPU's."""
@@ -218,16 +224,20 @@ class DiffusionGuidance(ABC):
         drawn = None
         if objective.eta:
             drawn = torch.randn(steps, *latents.shape, generator=generator).to(latents)
-        scale = objective.inversion_guidance_scale
         with record_function("guidance.unet"):
-            return inverted_noise(
-                lambda noisy, t: guided_output(self.denoise, noisy, t, cond, uncond, scale),
-                self.schedule, latents, timesteps, steps, objective.eta, drawn,
-            )  # fmt: skip
+            return inverted_noise(prediction, self.schedule, latents, timesteps, steps, objective.eta, drawn)
+
+    def _plain(self, cond: TextEmbeddings, uncond: TextEmbeddings, scale: float) -> Prediction:
+        return lambda noisy, timesteps: guided_output(self.denoise, noisy, timesteps, cond, uncond, scale)
 
     def _perp_neg(
-        self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"], uncond: TextEmbeddings
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+        self,
+        azimuth_deg: Float[Tensor, " b"],
+        elevation_deg: Float[Tensor, " b"],
+        uncond: TextEmbeddings,
+        scale: float,
+        rescale: float = 0.0,
+    ) -> Prediction:
         wanted, others, coefficients = self.prompts.perp_neg(azimuth_deg, elevation_deg)
         positive = self.view_embeddings.mixed(wanted)
         negatives = [self.view_embeddings.mixed(other) for other in others]
@@ -235,7 +245,7 @@ class DiffusionGuidance(ABC):
         def prediction(noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
             return perp_neg_output(
                 self.denoise, noisy_latents, timesteps, uncond, positive, negatives, coefficients,
-                self.config.guidance_scale, self.config.guidance_rescale,
+                scale, rescale,
             )  # fmt: skip
 
         return prediction
@@ -273,6 +283,7 @@ class DiffusionGuidance(ABC):
         texts = list(dict.fromkeys([*views, *negatives, ""]))
         if self.config.objective.kind != "csd" and "" not in negatives:
             texts.remove("")
+        self.personal.tell_unused(texts)
         embeddings = self.encode_texts(texts)
         self.view_embeddings = embeddings[[texts.index(text) for text in views]]
         self.negative_embeddings = embeddings[[texts.index(text) for text in negatives]]

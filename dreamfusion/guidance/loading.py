@@ -81,7 +81,7 @@ def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:
     for file in files:
         component = file.parent.name
         if component not in wanted:
-            wanted[component] = _shapes_by_settings(file.parent, component)
+            wanted[component] = shapes_by_settings(file.parent, component)
         name = str(file.relative_to(directory))
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118
@@ -98,7 +98,7 @@ def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:
     return found
 
 
-def _shapes_by_settings(folder: Path, component: str) -> dict[str, torch.Size]:
+def shapes_by_settings(folder: Path, component: str) -> dict[str, torch.Size]:
     """Names and shapes of the weights that a part's config.json describes; empty where there is no such part."""
     if component not in _PARTS or not (folder / "config.json").is_file():
         return {}

@@ -84,7 +84,7 @@ class NoiseSchedule:
         -eps_hat / sigma_t and -eps / sigma_t: DreamFusion's eq. 4 has w(t) sigma_t / alpha_t before the divergence,
         and this w makes that factor 1. It leans on small timesteps: about 8 at t = 20 of Stable Diffusion, 0.07 at t = 980.
         `denoised`: sqrt((1 - abar) / abar), with which the gradient is z - z_hat, the step to the model's own clean
-        latents (SDI, arXiv 2405.15891, eq. 4). It leans on large timesteps.
+        latents (SDI, arXiv 2405.15891, public code). It leans on large timesteps.
         """
         abar = self.alphas_cumprod[timesteps.cpu()]
         match kind:
@@ -111,7 +111,7 @@ class NoiseSchedule:
     def dreamtime_timestep(
         self, share: float, low: float, high: float, centre: tuple[float, float], spread: tuple[float, float]
     ) -> int:
-        """The timestep of DreamTime after a share 0 .. 1 of the run, never growing (arXiv 2306.12422, eq. 5 to 7).
+        """The timestep of DreamTime after a share 0 .. 1 of the run, never growing (arXiv 2306.12422).
 
         The run spends its steps on the timesteps of [low, high] in proportion to W(t), which is 1 between the two
         centres and falls like a gaussian outside them; all four numbers are shares of the schedule's length.

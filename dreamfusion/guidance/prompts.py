@@ -92,7 +92,7 @@ class ViewPrompts:
     def perp_neg(
         self, azimuth_deg: Float[Tensor, " b"], elevation_deg: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b views"], tuple[Float[Tensor, "b views"], ...], Float[Tensor, "b 2"]]:
-        """Perp-Neg's texts for each camera (arXiv 2304.04968, sec. 4.2, with the decays of its authors' code).
+        """Perp-Neg's texts for each camera (arXiv 2304.04968, with the constants that threestudio has).
 
         Between front and side the two texts are mixed by the azimuth and either is pushed away as the camera leaves it;
         between side and back those two are mixed, and side and front pushed away. Overhead nothing is.

@@ -100,7 +100,7 @@ def perp_neg_output(
     guidance_scale: float,
     rescale: float = 0.0,
 ) -> Float[Tensor, "b c h w"]:
-    """out_uncond + s [d_pos + sum_i c_i perp(d_i, d_pos)], d = out - out_uncond (Perp-Neg, arXiv 2304.04968, eq. 9).
+    """out_uncond + s [d_pos + sum_i c_i perp(d_i, d_pos)], d = out - out_uncond (Perp-Neg, arXiv 2304.04968).
 
     Args:
         negatives: n texts a view that are not meant.
@@ -174,7 +174,7 @@ def classifier_score_distillation(
     guidance_scale: float,
     weighting: Weighting,
 ) -> Float[Tensor, "b c h w"]:
-    """w(t) s [eps_cond - (1 - a) eps_null - a eps_negative], a = `negative_weight` (CSD, arXiv 2310.19415, eq. 8).
+    """w(t) s [eps_cond - (1 - a) eps_null - a eps_negative], a = `negative_weight` (CSD, arXiv 2310.19415).
 
     The noise itself does not appear: only what the text adds is followed. A text whose weight is 0 is not asked for.
     """
@@ -200,15 +200,20 @@ def inverted_noise(
     eta: float = 0.0,
     noise: Float[Tensor, "steps b c h w"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """The noise that DDIM inversion puts into the latents on their way to `timesteps` (SDI, arXiv 2405.15891, sec. 4).
+    """The noise that DDIM inversion puts into the latents on their way to `timesteps` (SDI, arXiv 2405.15891).
 
     From the clean latents in `steps` equal steps of the timestep (each view has its own), DDIM backwards
     (arXiv 2010.02502, eq. 12), the model being asked at the timestep that a step ends at, as diffusers'
-    DDIMInverseScheduler does.
+    DDIMInverseScheduler does; SDI's public code asks at the one that it starts from.
+
+    A model of v answers with noise and clean latents mixed. Here its noise is taken at the noise level that it was asked
+    at, and the clean latents follow from that noise and the latents before the step. DDIMInverseScheduler takes both at
+    the level before the step, where the answer does not belong: the two agree for models of the noise and differ for v.
 
     Args:
-        eta: random part of each step, as a share of what the forward process itself has between the two timesteps
-            (the same paper's eq. 16); 0: the inversion is deterministic.
+        eta: random part of each step, as a fraction of the standard deviation of the posterior
+            q(z_before | z_after, z) between its two timesteps (the same paper's eq. 16; diffusers' DDIM variance);
+            0: the inversion is deterministic.
         noise: for that part, unit normal, one a step; it is added to what DDIM arrives at, as SDI's public code does.
     """
     noisy = latents

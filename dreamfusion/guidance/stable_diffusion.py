@@ -13,7 +13,6 @@ from torch import Tensor
 from dreamfusion.errors import PromptError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.loading import load_part
-from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, spelled_out
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.side_models import tiny_autoencoder_directory
@@ -67,20 +66,21 @@ class StableDiffusionGuidance(DiffusionGuidance):
 
         The text encoder is loaded for this and dropped afterwards. Raises PromptError for a text that it would cut.
         """
-        tokenizer, encoder = self._tokenizer("tokenizer"), self._text_encoder("text_encoder")
-        if self.config.embeddings:
-            add_words(tokenizer, encoder, self.config.embeddings)
-            texts = spelled_out(tokenizer, texts)
-        input_ids = tokenize(tokenizer, texts).to(self.device)
-        mask = torch.ones_like(input_ids) if getattr(encoder.config, "use_attention_mask", False) else None
-        return TextEmbeddings(encoder(input_ids, attention_mask=mask)[0].to(self.dtype))
+        return TextEmbeddings(self._read("tokenizer", "text_encoder", texts)[0].to(self.dtype))
 
-    def _text_encoder(self, component: str) -> Any:
+    def _read(self, tokenizer_folder: str, component: str, texts: Sequence[str], **options: Any) -> Any:
+        """What a text encoder gives for texts, LoRAs and words of one's own included."""
+        tokenizer = self._tokenizer(tokenizer_folder)
         # float32: it runs once, and the text is what everything hangs on.
         encoder = load_part(self.directory, component, torch.float32, self.device)
-        if self.config.loras:
-            add_loras_to_text_encoder(encoder, self.config.loras, self.family, component, self.unet.config)
-        return encoder
+        self.personal.merge_into(encoder, component)
+        vocabulary = self.personal.vocabulary(tokenizer, encoder, component)
+        input_ids = tokenize(tokenizer, vocabulary.spelled(texts), texts).to(self.device)
+        # As the pipelines have it: that of Stable Diffusion XL gives no mask.
+        masked = self.family == "stable-diffusion" and getattr(encoder.config, "use_attention_mask", False)
+        mask = torch.ones_like(input_ids) if masked else None
+        with vocabulary.read(input_ids) as read_ids:
+            return encoder(read_ids, attention_mask=mask, **options)
 
     def _tokenizer(self, folder: str) -> Any:
         from transformers import CLIPTokenizer
@@ -110,8 +110,7 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         """
         states = []
         for tokenizer, component in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-            input_ids = tokenize(self._tokenizer(tokenizer), texts).to(self.device)
-            output = self._text_encoder(component)(input_ids, output_hidden_states=True)
+            output = self._read(tokenizer, component, texts, output_hidden_states=True)
             states.append(output.hidden_states[-2])
         # The encoder with a projection comes last.
         tokens, pooled = torch.cat(states, dim=-1), output.text_embeds
@@ -138,14 +137,16 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
-    """Token ids, padded to the text encoder's length; PromptError for a text that does not fit."""
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], shown: Sequence[str] | None = None
+) -> Int[Tensor, "n tokens"]:
+    """Token ids, padded to the text encoder's length; PromptError, with the text as `shown` has it, for one too long."""
     length = tokenizer.model_max_length
-    for text in texts:
+    for text, original in zip(texts, shown or texts, strict=True):
         count = len(tokenizer(text)["input_ids"])
         if count > length:
             raise PromptError(
-                f"the prompt {shortened(text)!r} is too long for the model",
+                f"the prompt {shortened(original)!r} is too long for the model",
                 expected=f"{length} tokens at most, with the view's words and two marks",
                 got=str(count),
                 hint="shorten the prompt",

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
 
+from dreamfusion.documents import reason, regular_file
 from dreamfusion.errors import DatasetError
+from dreamfusion.image_files import read_head
+from dreamfusion.posed_images.files import DatasetFiles, check_size, find_images
 from dreamfusion.posed_images.frames import Capture, Frame, Lens, checked_pose
-from dreamfusion.posed_images.transforms import image_size, split_every
+from dreamfusion.posed_images.transforms import split_every
 
 # Where COLMAP and nerfstudio put a model below the dataset.
-MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "")
-IMAGE_FOLDERS = ("images", "input", "")
+MODEL_FOLDERS = ("sparse", "colmap/sparse", "")
+IMAGE_FOLDERS = ("images/", "input/", "")
 # Number of each model, its name, and which intrinsics its parameters are; the others are refused by name.
 MODELS: dict[int, tuple[str, tuple[str, ...]]] = {
     0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
@@ -42,54 +47,116 @@ OTHER_MODELS = {
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def find_model(folder: Path) -> Path | None:
-    """The folder of a COLMAP model in or below `folder`, if there is one."""
+def find_model(folder: Path) -> tuple[Path, list[str]] | None:
+    """The folder of the largest COLMAP model in or below `folder`, and what to report if there are others; None: there is none.
+
+    COLMAP writes one model (`sparse/0`, `sparse/1`, ...) for each group of images that it could not join with the others.
+
+    Raises:
+        DatasetError: one of several models is damaged, or lies elsewhere.
+    """
     for below in MODEL_FOLDERS:
-        for ending in ("bin", "txt"):
-            if all((folder / below / f"{name}.{ending}").is_file() for name in ("cameras", "images")):
-                return folder / below
+        parent = folder / below
+        numbered = sorted(
+            (path for path in _folders(parent) if path.name.isdigit()), key=lambda p: int(p.name)
+        )
+        models = [path for path in [parent, *numbered] if _is_model(path, folder)]
+        if len(models) > 1:
+            return _largest(models)
+        if models:
+            return models[0], []
     return None
 
 
-def read_colmap(folder: Path, model: Path) -> Capture:
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+
+
+def _is_model(model: Path, folder: Path) -> bool:
+    for ending in ("bin", "txt"):
+        paths = [model / f"{name}.{ending}" for name in ("cameras", "images")]
+        if all(path.is_file() for path in paths):
+            for path in paths:  # a symbolic link must not show other files in a message
+                regular_file(path, error=DatasetError, under=folder)
+            return True
+    return False
+
+
+def _largest(models: list[Path]) -> tuple[Path, list[str]]:
+    counts = {model: len({view.name for view in _views(model)}) for model in models}
+    best = max(models, key=lambda model: counts[model])  # the first one of equals
+    others = ", ".join(f"{model.name} has {counts[model]}" for model in models if model != best)
+    return best, [f"COLMAP's model {best} with {counts[best]} images is taken; {others}"]
+
+
+@dataclass(frozen=True)
+class _View:
+    """One image of a model, as it is written: world-to-camera quaternion (w, x, y, z), translation, number of the camera."""
+
+    name: str
+    pose: tuple[float, ...]
+    camera: int
+
+
+def _views(model: Path) -> list[_View]:
+    with _damage(model):
+        return list(_images_binary(model) if _is_binary(model) else _images_text(model))
+
+
+def _is_binary(model: Path) -> bool:
+    return (model / "images.bin").is_file() and (model / "cameras.bin").is_file()
+
+
+@contextmanager
+def _damage(model: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        struct.error,
+        ValueError,
+        IndexError,
+        OverflowError,
+        OSError,
+    ) as error:  # UnicodeDecodeError: a ValueError
+        raise DatasetError(f"the COLMAP model in {model} is damaged", got=reason(error)) from error
+
+
+def read_colmap(folder: Path, model: Path, notes: Sequence[str] = ()) -> Capture:
     """The model in `model` with the pictures in `folder`'s `images`; every eighth one is held out.
+
+    Args:
+        notes: what is to be reported already.
 
     Raises:
         DatasetError: see `read_dataset`.
     """
-    binary = (model / "images.bin").is_file() and (model / "cameras.bin").is_file()
-    try:
-        cameras = dict(_cameras_binary(model) if binary else _cameras_text(model))
-        poses = list(_images_binary(model) if binary else _images_text(model))
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
-        raise DatasetError(f"the COLMAP model in {model} is damaged", got=str(error)) from error
-    pictures = _image_folder(folder, [name for name, _, _ in poses])
+    with _damage(model):
+        cameras = dict(_cameras_binary(model) if _is_binary(model) else _cameras_text(model))
+    views, files = _views(model), DatasetFiles(folder)
+    names = [view.name for view in views]
+    below = _image_folder(files, names, model)
+    images, missing = find_images([below + name for name in names], files, str(model), set())
     frames = []
-    for name, pose, camera in poses:
-        image = pictures / name
-        if not image.is_file():
-            raise DatasetError(
-                f"the picture {image} is missing", hint="the model names it: copy it there, or take it out"
-            )
-        if camera not in cameras:
-            raise DatasetError(f"{image} has no intrinsics", expected=f"camera {camera} in {model}")
-        lens = cameras[camera]
-        if (size := image_size(image)) != (lens.width, lens.height):
-            raise DatasetError(
-                f"the size of {image}",
-                expected=f"{lens.width} x {lens.height} pixels, as its camera says",
-                got=f"{size[0]} x {size[1]}",
-                hint="use the pictures that COLMAP saw; --downscale makes them smaller",
-            )
-        frames.append(Frame(image, pose, lens))
-    return split_every(frames, "colmap")
+    for view, found in zip(views, images, strict=True):
+        if found is None:
+            continue
+        image = files.regular(found)
+        if view.camera not in cameras:
+            raise DatasetError(f"{image} has no intrinsics", expected=f"camera {view.camera} in {model}")
+        lens = cameras[view.camera]
+        head = read_head(image, DatasetError)
+        check_size(image, head, (lens.width, lens.height), "as its camera says")
+        frames.append(Frame(image, _pose(view.pose[:4], view.pose[4:], f"{model}, {view.name}"), lens))
+    return split_every(frames, "colmap", notes=(*notes, *missing))
 
 
-def _image_folder(folder: Path, names: list[str]) -> Path:
-    for below in IMAGE_FOLDERS:
-        if names and (folder / below / names[0]).is_file():
-            return folder / below
-    return folder / IMAGE_FOLDERS[0]
+def _image_folder(files: DatasetFiles, names: list[str], model: Path) -> str:
+    """Where most of the images are; the first of equals."""
+    counts = {
+        below: sum(files.find(below + name, str(model), endings=()) is not None for name in names)
+        for below in IMAGE_FOLDERS
+    }
+    return max(IMAGE_FOLDERS, key=lambda below: counts[below])
 
 
 def _lens(model: int | str, width: int, height: int, parameters: tuple[float, ...], where: str) -> Lens:
@@ -120,7 +187,7 @@ def _lens(model: int | str, width: int, height: int, parameters: tuple[float, ..
 def _pose(
     quaternion: tuple[float, ...], translation: tuple[float, ...], where: str
 ) -> Float[np.ndarray, "4 4"]:
-    length = np.linalg.norm(quaternion)
+    length = math.hypot(*quaternion)
     if not 0 < length < math.inf:
         raise DatasetError(f"the quaternion of {where}", expected="length 1", got=f"length {length:g}")
     w, x, y, z = np.asarray(quaternion) / length
@@ -137,30 +204,40 @@ def _pose(
 # -------------------------------------------------------------------------------------------------- text
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text that are neither blank nor comments, without blanks at both ends."""
+    with path.open(encoding="utf-8-sig") as file:
+        for line in map(str.strip, file):
+            if line and not line.startswith("#"):
+                yield line
 
 
 def _cameras_text(model: Path) -> Iterator[tuple[int, Lens]]:
     path = model / "cameras.txt"
     for line in _lines(path):
-        if words := line.split():
-            number, kind, width, height, *parameters = words
-            yield (
-                int(number),
-                _lens(
-                    kind, int(width), int(height), tuple(map(float, parameters)), f"{path}, camera {number}"
-                ),
-            )
+        number, kind, width, height, *parameters = line.split()
+        where = f"{path}, camera {number}"
+        yield int(number), _lens(kind, int(width), int(height), tuple(map(float, parameters)), where)
 
 
-def _images_text(model: Path) -> Iterator[tuple[str, np.ndarray, int]]:
-    path = model / "images.txt"
-    # Two lines a picture; the second one, its points, is empty where it has none.
-    for line in _lines(path)[::2]:
-        if words := line.split(maxsplit=9):
-            numbers = tuple(map(float, words[1:8]))
-            yield words[9], _pose(numbers[:4], numbers[4:], f"{path}, {words[9]}"), int(words[8])
+def _images_text(model: Path) -> Iterator[_View]:
+    """One line an image and one, which may be empty, for its points. Editors add and remove empty lines: they do not count."""
+    for line in _lines(model / "images.txt"):
+        if not _are_points(line):
+            words = line.split(maxsplit=9)
+            yield _View(words[9], tuple(map(float, words[1:8])), int(words[8]))
+
+
+def _are_points(line: str) -> bool:
+    """Whether a line holds X, Y and the integer POINT3D_ID of any number of points, and so no image, which ends with a name."""
+    words = line.split()
+    try:
+        return len(words) % 3 == 0 and all(
+            math.isfinite(float(x) + float(y) + int(number))
+            for x, y, number in zip(words[:30:3], words[1:30:3], words[2:30:3], strict=True)
+        )
+    except ValueError:
+        return False
 
 
 # ------------------------------------------------------------------------------------------------ binary
@@ -180,12 +257,14 @@ def _cameras_binary(model: Path) -> Iterator[tuple[int, Lens]]:
             yield number, _lens(kind, width, height, _unpack(file, f"{count}d"), f"{path}, camera {number}")
 
 
-def _images_binary(model: Path) -> Iterator[tuple[str, np.ndarray, int]]:
+def _images_binary(model: Path) -> Iterator[_View]:
     path = model / "images.bin"
+    size = path.stat().st_size
     with path.open("rb") as file:
         for _ in range(_unpack(file, "Q")[0]):
             _, *numbers, camera = _unpack(file, "I7dI")
             name = b"".join(iter(lambda: _unpack(file, "c")[0], b"\0")).decode()
             (points,) = _unpack(file, "Q")
-            file.seek(24 * points, 1)
-            yield name, _pose(tuple(numbers[:4]), tuple(numbers[4:]), f"{path}, {name}"), camera
+            if file.seek(24 * points, 1) > size:
+                raise ValueError(f"the points of {name} are cut off")
+            yield _View(name, tuple(numbers), camera)

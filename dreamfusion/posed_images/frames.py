@@ -12,6 +12,8 @@ from jaxtyping import Float
 from dreamfusion.errors import DatasetError
 
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
+# Of a pose: squares must stay finite, and no unit is so small.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Capture:
         up: the world's up axis where the layout fixes it (Blender's is z); None: the cameras' mean says.
         front: direction from the object's middle to its front where the layout fixes it; None: the first camera's side.
         centre: of the scene where the layout fixes it; None: where the cameras look.
+        notes: what was left out or ignored while reading, one line each.
     """
 
     layout: str
@@ -114,6 +117,7 @@ class Capture:
     up: tuple[float, float, float] | None = None
     front: tuple[float, float, float] | None = None
     centre: tuple[float, float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def checked_pose(matrix: object, where: str) -> Float[np.ndarray, "4 4"]:
@@ -131,6 +135,17 @@ def checked_pose(matrix: object, where: str) -> Float[np.ndarray, "4 4"]:
     if pose.shape not in ((3, 4), (4, 4)) or not np.isfinite(pose).all():
         got = "inf or nan" if pose.shape in ((3, 4), (4, 4)) else f"shape {pose.shape}"
         raise DatasetError(f"the pose of {where}", expected="4x4 finite numbers", got=got)
+    if np.abs(pose).max() > _LARGEST:
+        raise DatasetError(
+            f"the pose of {where}", expected=f"numbers up to {_LARGEST:g}", got=f"{np.abs(pose).max():g}"
+        )
+    if len(pose) == 4 and not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-3):
+        raise DatasetError(
+            f"the last row of the pose of {where}",
+            expected="0 0 0 1",
+            got=" ".join(f"{value:g}" for value in pose[3]),
+            hint="transpose the matrices, if the positions are in their last rows",
+        )
     full = np.eye(4)
     full[:3] = pose[:3]
     rotation = full[:3, :3]

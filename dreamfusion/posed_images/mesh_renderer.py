@@ -7,11 +7,12 @@ nearest triangle of each sample point. Colours come from the texture, the vertic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
+
+from dreamfusion.posed_images.paint import painted
 
 # Pairs worked on at once: bounds the memory, about 100 bytes each.
 _PAIRS_PER_CHUNK = 2_000_000
@@ -152,36 +153,4 @@ def surface_colours(
     mesh: trimesh.Trimesh, face: Int[np.ndarray, " n"], shares: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
     """sRGB in [0, 1] at points of faces, by the shares of their corners."""
-    visual: Any = mesh.visual
-    corners = np.asarray(mesh.faces)[face]
-    if visual.kind == "texture":
-        picture = _texture(visual.material)
-        if picture is not None and visual.uv is not None:
-            uv = (np.asarray(visual.uv)[corners] * shares[..., None]).sum(axis=1)
-            return _bilinear(picture, uv)
-        flat = np.asarray(visual.material.main_color, dtype=np.float64)[:3] / 255.0
-        return np.broadcast_to(flat, (len(face), 3))
-    if visual.kind == "vertex":
-        colours = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255.0
-        return (colours[corners] * shares[..., None]).sum(axis=1)
-    return np.asarray(visual.face_colors, dtype=np.float64)[face, :3] / 255.0
-
-
-def _texture(material: Any) -> Float[np.ndarray, "h w 3"] | None:
-    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-    return None if image is None else np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0
-
-
-def _bilinear(picture: Float[np.ndarray, "h w 3"], uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
-    """The texture at uv, repeated beyond [0, 1]; v = 0 is its lower edge, as trimesh has it."""
-    height, width, _ = picture.shape
-    x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-    right, below = (x - column)[:, None], (y - row)[:, None]
-
-    def at(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        return picture[i % height, j % width]
-
-    top = at(row, column) * (1 - right) + at(row, column + 1) * right
-    bottom = at(row + 1, column) * (1 - right) + at(row + 1, column + 1) * right
-    return top * (1 - below) + bottom * below
+    return painted(mesh.visual, np.asarray(mesh.faces)).at(face, shares)

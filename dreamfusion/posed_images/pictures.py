@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import map_coordinates
 
 from dreamfusion.errors import DatasetError
+from dreamfusion.image_files import read_head, read_image
 from dreamfusion.posed_images.frames import Frame, Lens
 
 
@@ -34,32 +34,26 @@ def load_picture(frame: Frame, downscale: int) -> tuple[UInt8[np.ndarray, "h w 4
 
 def has_alpha(path: Path) -> bool:
     """Whether the file says how opaque its pixels are; read from its head alone."""
-    with Image.open(path) as image:
-        return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return read_head(path, DatasetError).has_alpha
 
 
 def _read(path: Path) -> Float[np.ndarray, "h w 4"]:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGBA"), dtype=np.float64) / 255.0
-    except (OSError, UnidentifiedImageError) as error:
-        raise DatasetError(f"{path} cannot be read as a picture") from error
+    pixels = read_image(path, DatasetError) / 255.0
     pixels[..., :3] *= pixels[..., 3:]
     return pixels
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise DatasetError(f"{path} cannot be read as a picture") from error
+    # Luma of ITU-R BT.601; what is transparent counts as black.
+    rgba = read_image(path, DatasetError).astype(np.float64)
+    mask = rgba[..., :3] @ [0.299, 0.587, 0.114] * rgba[..., 3] / 255.0
     if mask.shape != size:
         raise DatasetError(
             f"the size of the mask {path}", expected=f"{size[1]} x {size[0]} pixels",
             got=f"{mask.shape[1]} x {mask.shape[0]}",
         )  # fmt: skip
-    return (mask > 0).astype(np.float64)
+    # Masks of JPEG are not exactly black and white.
+    return (mask >= 127.5).astype(np.float64)
 
 
 def _undistorted(pixels: Float[np.ndarray, "h w c"], lens: Lens) -> Float[np.ndarray, "h w c"]:

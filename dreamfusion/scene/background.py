@@ -44,7 +44,7 @@ class Background(nn.Module, ABC):
 
 
 class EnvironmentBackground(Background):
-    """A small MLP on the encoded ray direction (DreamFusion, arXiv 2209.14988, App. A.2)."""
+    """A small MLP on the encoded ray direction (DreamFusion, arXiv 2209.14988, sec. 3.1)."""
 
     def __init__(self, config: EnvironmentBackgroundConfig, generator: Generator) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class RandomBackground(Background):
 
 
 class AugmentedBackground(Background):
-    """Noise, a checkerboard or a Fourier texture, one third of the views each, blurred by a random std (Dream Fields, sec. 3.4).
+    """Noise, a checkerboard or a Fourier texture, one third of the views each, blurred by a random std (Dream Fields).
 
     What an object is made of cannot then be left to the background, nor hidden in it.
     """

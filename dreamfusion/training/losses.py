@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import LossConfig
+from dreamfusion.rendering.compositing import accumulate
+from dreamfusion.rendering.marching import PackedSamples
 from dreamfusion.rendering.renderer import RenderOutput
 
 
@@ -45,7 +47,8 @@ def opacity_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
 def entropy_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
     """Mean binary entropy of the opacity in bits: 0 where a ray is all or nothing, 1 at one half.
 
-    It sharpens outlines (threestudio's `opaque`, stable-dreamfusion's `entropy`).
+    It sharpens outlines (stable-dreamfusion's `entropy`; threestudio's `opaque` is the same in nats,
+    which are ln 2 times as many).
     """
     # Beyond the clamp the slope, which would be infinite at 0 and 1, is 0.
     share = opacity.clamp(1e-5, 1.0 - 1e-5)
@@ -53,7 +56,7 @@ def entropy_loss(opacity: Float[Tensor, "*rays"]) -> Float[Tensor, ""]:
 
 
 def transmittance_loss(opacity: Float[Tensor, "*rays"], target: float) -> Float[Tensor, ""]:
-    """-min(target, mean of 1 - opacity): wants light to pass, up to a share of it (Dream Fields, arXiv 2112.01455, eq. 5).
+    """-min(target, mean of 1 - opacity): wants light to pass, up to a share of it (Dream Fields, arXiv 2112.01455).
 
     Args:
         opacity: of all rays of a step.
@@ -68,11 +71,12 @@ def convexity_loss(
     c2w: Float[Tensor, "b 4 4"],
     side: int = 8,
 ) -> Float[Tensor, ""]:
-    """Minus how far normals turn outwards from one place of a coarse picture to the next (SDI, arXiv 2405.15891, app.).
+    """Minus how far normals turn outwards from one place of a coarse picture to the next (SDI's code, arXiv 2405.15891).
 
     The normals are averaged to `side` x `side` places, where a surface that bulges has its normal turn to the right from left
-    to right, and downwards from top to bottom; hollows turn the other way. Mean over both directions of the sine of
-    the turn, as measured around the camera's own axes: the public code takes a fixed axis of the world.
+    to right, and downwards from top to bottom; hollows turn the other way. For each of the two directions the mean of the
+    sine of the turn, as measured around the camera's own axes. The public code measures both around the world's vertical
+    axis, which hardly sees the turn from top to bottom, and on normals as colours, (n + 1) / 2.
 
     Args:
         normals: unit, outward, world frame; 0 where nothing is seen.
@@ -85,6 +89,29 @@ def convexity_loss(
     across = (torch.linalg.cross(coarse[:, :, :-1], coarse[:, :, 1:]) * up).sum(dim=-1)
     down = (torch.linalg.cross(coarse[:, :-1], coarse[:, 1:]) * right).sum(dim=-1)
     return -(across.mean() + down.mean())
+
+
+def z_variance_loss(
+    weights: Float[Tensor, " n"], samples: PackedSamples, opacity: Float[Tensor, "*rays"]
+) -> Float[Tensor, ""]:
+    """Mean variance of the distance at which a ray sees something, over the rays of opacity above 0.5; 0 without any.
+
+    It makes surfaces thin (HiFA, arXiv 2305.18766, as threestudio computes it).
+
+    Args:
+        weights: of n packed samples.
+        samples: these, with their distances in world units.
+        opacity: of all rays, row by row.
+    """
+    flat, rays, distances = opacity.reshape(-1), samples.ray_indices, samples.t_mids
+    shares = weights / flat.clamp(min=1e-5).index_select(0, rays)
+
+    def mean(values: Float[Tensor, " n"]) -> Float[Tensor, " rays"]:
+        return accumulate(shares, values[:, None], rays, samples.n_rays)[:, 0]
+
+    variance = mean((distances - mean(distances).index_select(0, rays)).square())
+    seen = (flat > 0.5).to(variance)
+    return (variance * seen).sum() / seen.sum().clamp(min=1.0)
 
 
 def needs_normals(config: LossConfig, step: int) -> bool:
@@ -117,6 +144,10 @@ def weighted_losses(
         if output.normals is None:
             raise ValueError("the convexity loss needs normals: render with_normals=True")
         found["convexity"] = (weight, convexity_loss(output.normals, output.opacity, c2w))
+    if (weight := config.z_variance.at(step)) != 0.0:
+        if output.weights is None or output.samples is None:
+            raise ValueError("the z variance needs the samples of a training render")
+        found["z_variance"] = (weight, z_variance_loss(output.weights, output.samples, output.opacity))
     if (weight := config.transmittance.at(step)) != 0.0:
         target = config.transmittance_target.at(step)
         found["transmittance"] = (weight, transmittance_loss(output.opacity, target))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -21,7 +21,7 @@ from dreamfusion.config import ExperimentConfig
 from dreamfusion.errors import CheckpointCorruptError, CollapseError, ConfigError, OutOfMemoryError
 from dreamfusion.rendering.rays import intersect_ball
 from dreamfusion.rendering.renderer import Renderer, RenderOutput
-from dreamfusion.rendering.shading import ShadingSample, sample_shading
+from dreamfusion.rendering.shading import ShadingSample, lights_outside, sample_shading
 from dreamfusion.scene.scene import make_scene
 from dreamfusion.training.collapse import CollapseWatch, check_parameters
 from dreamfusion.training.devices import peak_memory_bytes, synchronize
@@ -233,11 +233,9 @@ class Trainer:
         self.notices.append(f"out of memory at step {self.step}: going on with {text}")
 
     def _train_step(self, watch: _Stopwatch) -> StepMetrics:
-        step, generators = self.step, self.generators
+        step = self.step
         cameras, pixels = self._views()
-        shading = sample_shading(
-            self.config.rendering.shading, cameras, step, generators["shading"], self.scene.radius
-        )
+        shading = self._shading(cameras)
         output = self._render(cameras, shading)
         watch.lap("render")
         pull = self._pull(output, cameras, pixels)
@@ -301,6 +299,15 @@ class Trainer:
             return cameras.to(self.device), None
         cameras, pixels = self.photographs.draw(generator)
         return cameras.to(self.device), pixels
+
+    def _shading(self, cameras: Cameras) -> ShadingSample:
+        """How this step is lit, by lights that nothing solid hides."""
+        config = self.config.rendering.shading
+        shading = sample_shading(config, cameras, self.step, self.generators["shading"])
+        if shading.light_position is None:
+            return shading
+        lights = lights_outside(shading.light_position, self.scene.field.density, self.scene.radius)
+        return replace(shading, light_position=lights)
 
     def _pull(
         self, output: RenderOutput, cameras: Cameras, pixels: Float[Tensor, "rays 1 1 4"] | None

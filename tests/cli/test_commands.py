@@ -508,17 +508,6 @@ def test_words_are_asked_of_the_models_that_read_them(
     assert answer.code == 0 and answer.err.count("does not know 'qwrtzx'") == notices
 
 
-def test_lights_that_the_ball_moves_are_told(dreamfusion: Call, husk: Path) -> None:
-    words = ["train", "a duck", "--model", husk, "--device", "cpu", "--dry-run", "--config"]
-    moved = "light_distance ends inside the scene's ball of radius 2"
-    shading = ["--set", "rendering.shading.light_distance=[0.8,1.5]"]
-    assert "light_distance ends" not in dreamfusion(*words, "stable-diffusion").err
-    assert moved in dreamfusion(*words, "stable-diffusion", *shading).err
-    # The embedded model's preset never shades, and the paper's range ends outside its ball.
-    assert "light_distance ends" not in dreamfusion(*words, "miniature", "--set", "scene.radius=2").err
-    assert "light_distance ends" not in dreamfusion(*words, "paper").err
-
-
 def test_a_model_that_reads_nothing_need_not_be_there(dreamfusion: Call, tmp_path: Path) -> None:
     words = [
         "train",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,41 @@ def test_pictures_without_opacity_get_a_learnt_background_unless_told(
         low, high = planned.cameras.elevation_deg
         assert -21 < low < 0 and 60 < high < 90 and planned.cameras.distance[0] > 1
     assert not Path("outputs").exists()
+
+
+def test_the_pictures_field_of_view_comes_in_the_place_of_a_presets_focal_length(
+    dreamfusion: Call, made: Path
+) -> None:
+    answer = dreamfusion("fit", made, "--dry-run", "--config", "paper")
+    assert answer.code == 0 and "focal_length: null" in answer.out
+    own = dreamfusion("fit", made, "--dry-run", "--config", "paper", "--set", "cameras.focal_length=[1, 1]")
+    assert own.code != 0 and "fovy_deg and focal_length" in own.err
+
+
+def test_odd_frames_do_not_say_where_to_look_from_and_warnings_name_them(
+    dreamfusion: Call, made: Path, tmp_path: Path
+) -> None:
+    usual = {}
+    for kind in ("clean", "odd"):
+        folder = tmp_path / kind
+        shutil.copytree(made, folder)
+        content = json.loads((folder / "transforms_train.json").read_text())
+        if kind == "odd":
+            content["depth_path"] = "depth"
+            matrix = np.array(content["frames"][5]["transform_matrix"])
+            matrix[:3, 3] *= 30
+            content["frames"][5]["transform_matrix"] = matrix.tolist()
+            (folder / "train" / "r_007.png").unlink()
+        (folder / "transforms_train.json").write_text(json.dumps(content))
+        answer = dreamfusion("fit", folder, "--dry-run")
+        assert answer.code == 0, answer.err
+        (tmp_path / "dry.yaml").write_text(answer.out)
+        usual[kind] = load_config(tmp_path / "dry.yaml").cameras
+        warnings = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
+        expected = ("depth images are not used", "1 of 12 images", "1 of 11 frames (r_005.png): a silhouette")
+        assert len(warnings) == (3 if kind == "odd" else 0)
+        assert all(any(part in line for line in warnings) for part in expected if kind == "odd")
+    assert usual["odd"].distance == pytest.approx(usual["clean"].distance, rel=0.2)
 
 
 def test_a_run_is_called_as_the_folder_of_its_pictures(made: Path, tmp_path: Path) -> None:

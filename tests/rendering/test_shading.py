@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from dreamfusion.cameras import orbit_cameras
+from dreamfusion.cameras import orbit_cameras, random_cameras
 from dreamfusion.config import ShadingConfig
-from dreamfusion.rendering.shading import ShadingSample, sample_shading, shade
+from dreamfusion.config_files import load_config
+from dreamfusion.rendering.shading import ShadingSample, lights_outside, sample_shading, shade
 
 
 def _unit(*values):
@@ -74,13 +75,11 @@ def test_later_the_kinds_come_in_the_papers_shares():
     assert all((s.ambient, s.diffuse) == (0.1, 0.9) for s in samples if s.kind != "albedo")
 
 
-def _lights(views=64, object_radius=0.0, draws=40, **changes):
+def _lights(views=64, draws=40, **changes):
     config = ShadingConfig(albedo_steps=0, shaded_probability=1.0, **changes)
     generator = torch.Generator().manual_seed(1)
     cameras = orbit_cameras(torch.linspace(-180, 170, views), 20.0, 1.4, 50.0, 8)
-    lights = [
-        sample_shading(config, cameras, 0, generator, object_radius).light_position for _ in range(draws)
-    ]
+    lights = [sample_shading(config, cameras, 0, generator).light_position for _ in range(draws)]
     return torch.stack([light for light in lights if light is not None]), cameras.positions
 
 
@@ -92,12 +91,56 @@ def test_light_distances_are_uniform_in_the_range():
     assert ((distances - expected).abs().max() / 0.7) < 2.0 / math.sqrt(len(distances))
 
 
-def test_the_light_stays_outside_the_object():
-    lights, _ = _lights(light_distance=(0.8, 1.5), object_radius=1.0)
-    distances = lights.norm(dim=-1)
-    assert distances.min() >= 1.0 - 1e-6
-    assert distances.max() > 1.45
-    assert (distances < 1.01).float().mean() < 0.05
+def _ball(radius, sigma=100.0):
+    return lambda positions: sigma * (positions.norm(dim=-1) < radius)
+
+
+def _distances(lights, density, radius=1.4):
+    return lights_outside(lights.reshape(-1, 3), density, radius).norm(dim=-1)
+
+
+def test_a_light_inside_something_solid_is_moved_out_of_it_and_no_other():
+    lights, _ = _lights(light_distance=(0.8, 1.5))
+    before = lights.reshape(-1, 3)
+    after = lights_outside(before, _ball(1.0), 1.4)
+    inside = before.norm(dim=-1) < 1.0
+    assert torch.equal(after[~inside], before[~inside]) and 0.2 < inside.float().mean() < 0.4
+    moved = after[inside].norm(dim=-1)
+    assert moved.min() >= 1.0 and moved.max() <= 1.0 + 1.4 / 64 + 1e-5
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(after, dim=-1), torch.nn.functional.normalize(before, dim=-1)
+    )
+
+
+def test_a_light_in_a_hollow_object_is_moved_past_its_shell():
+    def shell(positions):
+        return 100.0 * ((positions.norm(dim=-1) - 1.2).abs() < 0.05)
+
+    distances = _distances(torch.tensor([[0.0, 0.9, 0.0], [0.0, 0.0, -1.3]]), shell)
+    assert 1.25 <= distances[0] < 1.25 + 1.4 / 64
+    assert distances[1] == pytest.approx(1.3)
+
+
+@pytest.mark.parametrize(("fraction", "moves"), [(0.45, False), (0.55, True)])
+@pytest.mark.parametrize("radius", [0.5, 1.4, 2.0])
+def test_solid_is_what_takes_half_of_the_light_over_a_tenth_of_the_radius(radius, fraction, moves):
+    density = _ball(radius, -math.log(1.0 - fraction) / (0.1 * radius))
+    light = torch.tensor([[0.6 * radius, 0.0, 0.0]])
+    assert (_distances(light, density, radius).item() > 0.9 * radius) == moves
+
+
+def test_the_papers_lights_are_as_far_away_as_in_the_paper():
+    """Nothing of the range is cut off by the ball of radius 1.4 that the scene is in."""
+    config = load_config("paper")
+    assert config.scene.radius == 1.4
+    shading = config.rendering.shading.model_copy(update={"albedo_steps": 0, "shaded_probability": 1.0})
+    generator = torch.Generator().manual_seed(2)
+    cameras = random_cameras(config.cameras, generator, views=2000)
+    lights = sample_shading(shading, cameras, 0, generator).light_position
+    assert lights is not None
+    distances = ((lights.norm(dim=-1) - 0.8) / 0.7).sort().values
+    # Kolmogorov-Smirnov at the 0.1 % level.
+    assert (distances - (torch.arange(2000) + 0.5) / 2000).abs().max() < 1.95 / math.sqrt(2000)
 
 
 def test_the_light_is_around_the_camera_as_far_as_jittered():

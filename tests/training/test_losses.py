@@ -21,6 +21,7 @@ from dreamfusion.training.losses import (
     total_loss,
     transmittance_loss,
     weighted_losses,
+    z_variance_loss,
 )
 
 POSE = torch.eye(4)[None]
@@ -233,3 +234,62 @@ def test_convexity_needs_normals(generator: torch.Generator) -> None:
     assert weight == pytest.approx(0.1)
     assert seen.normals is not None
     assert loss == convexity_loss(seen.normals, seen.opacity, POSE)
+
+
+def packed(generator: torch.Generator, rays: int = 6) -> tuple[Tensor, PackedSamples, Tensor]:
+    """Samples of rays of which the last has none and the first little, with their weights and the rays' opacity."""
+    indices = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 4])
+    starts = torch.rand(9, generator=generator, dtype=torch.float64)
+    weights = torch.rand(9, generator=generator, dtype=torch.float64) * 0.2 + 0.3
+    weights[indices == 0] *= 0.1
+    opacity = torch.zeros(rays, dtype=torch.float64).index_add(0, indices, weights)
+    return weights, PackedSamples(indices, starts, starts + 0.1, rays), opacity
+
+
+def test_z_variance_against_its_formula(generator: torch.Generator) -> None:
+    weights, samples, opacity = packed(generator)
+    found = []
+    for ray in range(6):
+        own = [i for i in range(9) if samples.ray_indices[i] == ray]
+        if float(opacity[ray]) <= 0.5:
+            continue
+        at = [float(samples.t_starts[i]) + 0.05 for i in own]
+        shares = [float(weights[i] / opacity[ray]) for i in own]
+        mean = sum(w * t for w, t in zip(shares, at, strict=True))
+        found.append(sum(w * (t - mean) ** 2 for w, t in zip(shares, at, strict=True)))
+    assert 1 < len(found) < 5
+    got = z_variance_loss(weights, samples, opacity)
+    assert got.item() == pytest.approx(sum(found) / len(found), rel=1e-9)
+    assert z_variance_loss(weights, samples, 0.1 * opacity).item() == 0.0
+    assert torch.autograd.gradcheck(
+        lambda w: z_variance_loss(w, samples, torch.zeros(6).double().index_add(0, samples.ray_indices, w)),
+        (weights.clone().requires_grad_(),),
+    )
+
+
+def test_z_variance_gathers_what_a_ray_sees_and_does_not_change_with_the_distance() -> None:
+    weights = torch.tensor([0.4, 0.5], requires_grad=True)
+    near, far = (
+        z_variance_loss(
+            weights,
+            PackedSamples(
+                torch.zeros(2, dtype=torch.int64), torch.tensor([d, d + 2.0]), torch.tensor([d, d + 2.0]), 1
+            ),
+            weights.sum()[None],
+        )
+        for d in (0.0, 5.0)
+    )
+    assert near.item() == pytest.approx(4.0 * 0.4 * 0.5 / 0.9**2)
+    torch.testing.assert_close(near, far)
+    near.backward()
+    assert weights.grad is not None and weights.grad[0] > 0 > weights.grad[1]
+
+
+def test_z_variance_is_computed_when_weighed(generator: torch.Generator) -> None:
+    config = LossConfig.model_validate({"z_variance": 0.5})
+    output = rendered(generator, with_normals=False)
+    assert output.weights is not None and output.samples is not None
+    weight, loss = weighted_losses(config, output, POSE, 0)["z_variance"]
+    assert weight == 0.5 and loss == z_variance_loss(output.weights, output.samples, output.opacity)
+    with pytest.raises(ValueError, match="z variance"):
+        weighted_losses(config, replace(output, samples=None), POSE, 0)

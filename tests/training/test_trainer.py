@@ -252,13 +252,7 @@ def test_what_was_counted_before_a_resume_counts_on(make_config: MakeConfig, ora
     assert resumed.watch.state_dict() == {"empty": 5, "solid": 6, "skipped": 7}
 
 
-def test_lights_stay_outside_a_ball_of_any_size(
-    make_config: MakeConfig, oracle: Guidance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config(
-        scene={"radius": 2.0}, rendering={"shading": {"albedo_steps": 0, "shaded_probability": 1.0}}
-    )
-    assert config.rendering.shading.light_distance[1] < 2.0
+def _lights_of_a_step(config: ExperimentConfig, oracle: Guidance, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     trainer, lights = Trainer(config, guidance=oracle), []
     render = trainer.renderer.render
 
@@ -268,7 +262,21 @@ def test_lights_stay_outside_a_ball_of_any_size(
 
     monkeypatch.setattr(trainer.renderer, "render", watched)
     trainer.train_step()
-    torch.testing.assert_close(lights[0].norm(dim=-1), torch.full((len(lights[0]),), 2.0))
+    return lights[0].norm(dim=-1)
+
+
+@pytest.mark.parametrize("blob_radius", [0.3, 1.6])
+def test_lights_stay_outside_what_is_solid_and_nothing_else_moves_them(
+    make_config: MakeConfig, oracle: Guidance, monkeypatch: pytest.MonkeyPatch, blob_radius: float
+) -> None:
+    shading = {"albedo_steps": 0, "shaded_probability": 1.0, "light_distance": [0.8, 0.9]}
+    field = {"kind": "grids", "resolutions": [4], "blob_density": 60.0, "blob_radius": blob_radius}
+    config = make_config(
+        scene={"radius": 2.0, "field": field}, rendering={"shading": shading}, cameras={"views_per_step": 4}
+    )
+    distances = _lights_of_a_step(config, oracle, monkeypatch)
+    low, high = (0.8, 0.9) if blob_radius == 0.3 else (1.4, 1.6)
+    assert low <= distances.min() and distances.max() <= high and len(distances) == 4
 
 
 class Spoiled:

@@ -3,7 +3,6 @@ models beside it (OBJ and MTL; positions, texture coordinates, materials with a 
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
 import zipfile
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dreamfusion.errors import DreamfusionError
+from dreamfusion.errors import DreamfusionError, MeshError
+from dreamfusion.image_files import read_image
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
 # Pictures are made this small before their colours are read: a vertex sees about what a pixel of a 64 px render sees.
@@ -164,9 +164,9 @@ class FurnitureLibrary:
             data = self._zip.read(self._name(path))
         except KeyError:
             return None
-        with Image.open(io.BytesIO(data)) as image:
-            small = image.convert("RGB").resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)
-            return np.asarray(small, dtype=np.float32) / 255
+        image = Image.fromarray(read_image(data, MeshError, path)[..., :3])
+        small = image.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)
+        return np.asarray(small, dtype=np.float32) / 255
 
 
 def parse_obj(text: str) -> tuple[Model, list[str], list[str]]:

@@ -56,7 +56,7 @@ EVALUATED_TIMESTEPS = (150, 350, 550, 750, 930)
 def level_weights(timesteps: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """The smallest of the errors of v over the error at this timestep, or, in more noise than there, its square root.
 
-    Karras et al. 2024 (EDM2, arXiv 2312.02696, sec. 2.2) learn such weights beside the model, so that every noise level counts
+    Karras et al. 2024 (EDM2, arXiv 2312.02696) learn such weights beside the model, so that every noise level counts
     the same; here they were measured once, on held-out pictures. Near pure noise most of v's error is the colour of the
     background, which no text tells: with an even weight a third of all gradients would be about that, and none of it can be
     learnt. But what is decided there, which side is seen and what stands where, is what distillation needs most and was

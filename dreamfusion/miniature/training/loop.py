@@ -39,7 +39,7 @@ def step_generator(
 def learning_rate(step: int, base: float, warmup: int, reference: int) -> float:
     """Linear warm-up, constant until `reference`, then falling with the inverse square root of the step.
 
-    Karras et al. 2024 (EDM2), equation 15: needs no end of training to be known beforehand.
+    Karras et al. 2024 (EDM2): needs no end of training to be known beforehand.
     """
     return base * min(1.0, (step + 1) / warmup) / math.sqrt(max(step / reference, 1.0))
 
@@ -47,7 +47,7 @@ def learning_rate(step: int, base: float, warmup: int, reference: int) -> float:
 class Ema:
     """A running average of parameters whose window grows with training.
 
-    The decay at step n is (1 - 1/n)^(gamma + 1) (Karras et al. 2024, equation 3): always an average over the same
+    The decay at step n is (1 - 1/n)^(gamma + 1) (Karras et al. 2024, sec. 3): always an average over the same
     share of the training, so that it neither remembers the start nor needs a warm-up; `longest` bounds the decay.
     """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 # These are the first and the last two of a tuned five: three rounds leave them in 0.4 to 1.15, and a third of a
 # training step on a CPU goes into this.
 QUINTICS = ((4.0848, -6.8946, 2.9270), (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))
-# The size of AdamW's usual update, so that one learning rate fits both (Liu et al. 2025, equation 4).
+# The size of AdamW's usual update, so that one learning rate fits both (Liu et al. 2025, "Muon is Scalable for LLM Training").
 MATCHED_RMS = 0.2
 
 

@@ -1,0 +1,64 @@
+"""Files that a mesh's file names, found on another machine than the one that wrote the name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from dreamfusion.documents import is_regular
+
+# Where downloads keep textures, beside a mesh or its folder.
+_FOLDERS = (
+    ".",
+    "textures",
+    "texture",
+    "images",
+    "maps",
+    "..",
+    "../textures",
+    "../texture",
+    "../images",
+    "../maps",
+)
+
+
+def find_texture(name: str, mesh: Path) -> Path | None:
+    """The regular file that `name` in the file `mesh` means; None if there is none.
+
+    As it is written, from the mesh's folder on; then without regard to upper and lower case; then its last component beside the
+    mesh or in a folder of textures. Backslashes separate folders. An absolute path is that of the machine that wrote it, so it
+    counts only if the file exists here.
+    """
+    folder = mesh.parent
+    plain = name.strip().strip('"').replace("\\", "/")
+    if not plain or "\0" in plain:
+        return None
+    written = folder / plain
+    if is_regular(written):
+        return written
+    is_absolute = plain.startswith("/") or re.match(r"[A-Za-z]:", plain) is not None
+    if not is_absolute and (found := _any_case(folder, PurePosixPath(plain).parts)) is not None:
+        return found
+    last = PurePosixPath(plain).name
+    for place in _FOLDERS:
+        if (found := _any_case(folder, (*PurePosixPath(place).parts, last))) is not None:
+            return found
+    return None
+
+
+def _any_case(folder: Path, parts: tuple[str, ...]) -> Path | None:
+    """The regular file at `parts` from `folder`, component by component without regard to case."""
+    for part in parts:
+        if part == "..":
+            folder = folder / part
+            continue
+        try:
+            names = sorted(entry.name for entry in folder.iterdir())
+        except OSError:
+            return None
+        wanted = part.casefold()
+        match = part if part in names else next((name for name in names if name.casefold() == wanted), None)
+        if match is None:
+            return None
+        folder = folder / match
+    return folder if is_regular(folder) else None
