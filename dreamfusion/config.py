@@ -337,14 +337,16 @@ class SceneConfig(_Strict):
 
 
 class OccupancyConfig(_Strict):
-    """The grid that skips empty space (Instant-NGP, App. E.2)."""
+    """The grid that knows where space is thin, and takes fewer samples there (Instant-NGP, App. E.2)."""
 
     enabled: bool = True
     resolution: int = Field(default=32, ge=4, le=256)
     alpha_threshold: Fraction = Field(
-        default=0.01, description="a cell whose opacity over one step is below this is skipped"
+        default=0.01,
+        description="a cell whose opacity over a 64th of the ball's diameter is below this gets a share of the "
+        "samples, which stand for all; the same for any samples_per_ray",
     )
-    decay: Fraction = 0.95
+    decay: Fraction = Field(default=0.95, description="per update, of densities that random points found")
     update_every: int = Field(default=16, gt=0)
     warmup_steps: int = Field(default=64, ge=0, description="steps in which every cell counts as occupied")
 
