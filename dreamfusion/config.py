@@ -62,6 +62,10 @@ class ConstantSchedule(_Strict):
         """The value at optimiser iteration `step` (any step: it never changes)."""
         return self.value
 
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.value != 0.0
+
 
 class LinearSchedule(_Strict):
     """From `start` to `end` in a straight line over `steps` iterations, then `end`."""
@@ -75,6 +79,10 @@ class LinearSchedule(_Strict):
         """The value at optimiser iteration `step` >= 0."""
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
 
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.start != 0.0 or (self.end != 0.0 and steps > 1)
+
 
 class SqrtSchedule(_Strict):
     """From `start` to `end` with the square root of the elapsed share (HiFA, arXiv 2305.18766, eq. 8)."""
@@ -87,6 +95,10 @@ class SqrtSchedule(_Strict):
     def at(self, step: int) -> float:
         """The value at optimiser iteration `step` >= 0."""
         return self.start + (self.end - self.start) * math.sqrt(min(step / self.steps, 1.0))
+
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.start != 0.0 or (self.end != 0.0 and steps > 1)
 
 
 class WarmupCosineSchedule(_Strict):
@@ -111,6 +123,14 @@ class WarmupCosineSchedule(_Strict):
             return self.start + (self.peak - self.start) * step / self.warmup_steps
         share = min((step - self.warmup_steps) / (self.steps - self.warmup_steps), 1.0)
         return self.end + (self.peak - self.end) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return (
+            self.start != 0.0
+            or (self.peak != 0.0 and steps > 1)
+            or (self.end != 0.0 and steps > self.warmup_steps + 1)
+        )
 
 
 def _number_is_constant(value: object) -> object:
