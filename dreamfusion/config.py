@@ -81,6 +81,10 @@ class ConstantSchedule(_Strict):
         """The value at optimiser iteration `step` (any step: it never changes)."""
         return self.value
 
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.value != 0.0
+
 
 class LinearSchedule(_Strict):
     """From `start` to `end` in a straight line over `steps` iterations, then `end`."""
@@ -94,6 +98,10 @@ class LinearSchedule(_Strict):
         """The value at optimiser iteration `step` >= 0."""
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
 
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.start != 0.0 or (self.end != 0.0 and steps > 1)
+
 
 class SqrtSchedule(_Strict):
     """From `start` to `end` with the square root of the elapsed share (HiFA, arXiv 2305.18766)."""
@@ -106,6 +114,10 @@ class SqrtSchedule(_Strict):
     def at(self, step: int) -> float:
         """The value at optimiser iteration `step` >= 0."""
         return self.start + (self.end - self.start) * math.sqrt(min(step / self.steps, 1.0))
+
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return self.start != 0.0 or (self.end != 0.0 and steps > 1)
 
 
 class WarmupCosineSchedule(_Strict):
@@ -130,6 +142,14 @@ class WarmupCosineSchedule(_Strict):
             return self.start + (self.peak - self.start) * step / self.warmup_steps
         share = min((step - self.warmup_steps) / (self.steps - self.warmup_steps), 1.0)
         return self.end + (self.peak - self.end) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def acts_within(self, steps: int) -> bool:
+        """Whether the value differs from 0 at any of the first `steps` iterations."""
+        return (
+            self.start != 0.0
+            or (self.peak != 0.0 and steps > 1)
+            or (self.end != 0.0 and steps > self.warmup_steps + 1)
+        )
 
 
 def _number_is_constant(value: object) -> object:
@@ -371,14 +391,16 @@ class SceneConfig(_Strict):
 
 
 class OccupancyConfig(_Strict):
-    """The grid that skips empty space (Instant-NGP, App. E.2)."""
+    """The grid that knows where space is thin, and takes fewer samples there (Instant-NGP, App. E.2)."""
 
     enabled: bool = True
     resolution: int = Field(default=32, ge=4, le=256)
     alpha_threshold: Fraction = Field(
-        default=0.01, description="a cell whose opacity over one step is below this is skipped"
+        default=0.01,
+        description="a cell whose opacity over a 64th of the ball's diameter is below this gets a share of the "
+        "samples, which stand for all; the same for any samples_per_ray",
     )
-    decay: Fraction = 0.95
+    decay: Fraction = Field(default=0.95, description="per update, of densities that random points found")
     update_every: int = Field(default=16, gt=0)
     warmup_steps: int = Field(default=64, ge=0, description="steps in which every cell counts as occupied")
 

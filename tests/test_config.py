@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dreamfusion.config import (
     ConstantSchedule,
     ExperimentConfig,
     LinearSchedule,
     OptimizerConfig,
+    Schedule,
     SqrtSchedule,
     WarmupCosineSchedule,
 )
@@ -107,3 +109,27 @@ def test_a_config_cannot_be_changed_behind_the_runs_back() -> None:
 def test_json_brings_back_the_same_config() -> None:
     config = ExperimentConfig(prompt="a duck")
     assert ExperimentConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "sqrt", "warmup_cosine"])
+def test_a_schedule_says_whether_it_ever_acts_as_all_its_steps_do(kind: str) -> None:
+    """All corners of all kinds: what is 0 at the start, the middle and the end may act between them."""
+    values = (0.0, -0.5, 2.0)
+    adapter: TypeAdapter[Schedule] = TypeAdapter(Schedule)
+    for start, peak, end, warmup, length in itertools.product(values, values, values, (1, 3, 7), (8, 12)):
+        fields: dict[str, object] = {
+            "constant": {"value": start},
+            "linear": {"start": start, "end": end, "steps": length},
+            "sqrt": {"start": start, "end": end, "steps": length},
+            "warmup_cosine": {
+                "start": start,
+                "peak": peak,
+                "end": end,
+                "warmup_steps": warmup,
+                "steps": length,
+            },
+        }[kind]
+        schedule = adapter.validate_python({"kind": kind} | fields)
+        for steps in range(1, 16):
+            expected = any(schedule.at(step) != 0.0 for step in range(steps))
+            assert schedule.acts_within(steps) == expected, (fields, steps)

@@ -1,6 +1,6 @@
 """Densities along rays into weights, and weighted sums (NeRF, arXiv 2003.08934, eq. 3; Max 1995).
 
-    alphas_i        = 1 - exp(-tau_i),  tau_i = sigma_i (t_end_i - t_start_i)
+    alphas_i        = 1 - exp(-tau_i),  tau_i = sigma_i length_i
     transmittance_i = exp(-sum of tau_j over j < i on the same ray)
     weights_i       = transmittance_i alphas_i
 
@@ -47,7 +47,7 @@ def composite(sigmas: Float[Tensor, " n"], samples: PackedSamples) -> Compositin
     if len(sigmas) != len(samples):
         raise ValueError(f"{len(sigmas)} densities for {len(samples)} samples")
     with record_function(__name__):
-        taus = sigmas * (samples.t_ends - samples.t_starts).to(sigmas.dtype)
+        taus = sigmas * samples.lengths.to(sigmas.dtype)
         ranks = ranks_in_rays(samples.ray_indices, samples.n_rays)
         columns = int(ranks.max()) + 2
         # Shifted by one column, the inclusive running sum is the exclusive one. Subtracting tau from the inclusive sum

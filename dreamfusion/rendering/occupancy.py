@@ -1,8 +1,14 @@
-"""Which parts of the scene's ball are empty, so that rays need not look there (Instant-NGP, arXiv 2201.05989, App. E.2)."""
+"""Where in the scene's ball rays take all their samples, and where only a share (Instant-NGP, arXiv 2201.05989, App. E.2).
+
+Nothing is left out for good. In thin matter a ray takes some of its samples only, and each of them stands for those
+that were not taken: the optical depth of a ray keeps its expectation whatever the densities, so that training can grow
+what is still thin, and a render neither loses fog nor depends on the number of samples per ray.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +20,58 @@ from dreamfusion.config import OccupancyConfig
 from dreamfusion.scene.fields import Field
 
 _POINTS_AT_ONCE = 1 << 19
+# `alpha_threshold` is an opacity over this part of the ball's diameter, whatever the number of samples per ray.
+_REFERENCE_SAMPLES = 64
+# What one sample of a thin cell may stand for: its optical depth, and the number of samples in its place.
+_DEPTH_IN_TRAINING, _MOST_IN_TRAINING = 0.04, 64
+_DEPTH_IN_IMAGES, _MOST_IN_IMAGES = 3e-4, 32
+
+
+@dataclass(frozen=True)
+class SampleShares:
+    """The share of its samples that a ray takes in each cell of a cube around the ball.
+
+    Attributes:
+        shares: in (0, 1]; a sample that is taken stands for 1 / share.
+        least_densities: what each cell has at least, 1/length.
+        radius: of the ball, world units.
+        resolution: cells along a side.
+    """
+
+    shares: Float[Tensor, " cells"]
+    least_densities: Float[Tensor, " cells"]
+    radius: float
+    resolution: int
+
+    def along(
+        self, rays_o: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], distances: Float[Tensor, "n s"]
+    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+        """The share and the least density at each of s distances along each of n rays.
+
+        The same as looking up the positions, without ever holding them: axis by axis it is four times faster.
+        """
+        cell_size = 2.0 * self.radius / self.resolution
+        origins = (rays_o + self.radius) / cell_size
+        directions = rays_d / cell_size
+        x, y, z = (
+            torch.addcmul(origins[:, axis, None], distances, directions[:, axis, None]) for axis in range(3)
+        )
+        cells = _nearest_cells(x, y, z, self.resolution).flatten()
+        shares = self.shares.index_select(0, cells).view(distances.shape)
+        return shares, self.least_densities.index_select(0, cells).view(distances.shape)
 
 
 class OccupancyGrid(nn.Module):
-    """A cube of cells around the scene's ball, each with a slowly decaying maximum of the densities seen in it.
+    """A cube of cells around the scene's ball, each with the greatest density in it.
 
-    A cell counts as occupied when one marching step through its density has an opacity above
-    `config.alpha_threshold`. In the first `config.warmup_steps` every cell does. The grid also knows a density that each
-    cell has at least, so that rays can be ended behind what is solid. All state is in buffers, so a resumed run skips
-    exactly what the unbroken one does.
+    At fixed nodes of each cell the field is asked anew in every update; what random points find beyond these is
+    remembered and decays slowly.
+
+    A cell counts as occupied when its opacity over a 64th of the ball's diameter is above `config.alpha_threshold`:
+    a limit of the density alone. Occupied cells get all samples, the others a share. In the first
+    `config.warmup_steps` every cell counts as occupied. The grid also knows a density that each cell has at least, so
+    that rays can be ended behind what is solid. All state is in buffers, so a resumed run takes exactly the samples of
+    the unbroken one.
 
     Args:
         config: resolution, threshold, decay, rhythm.
@@ -31,9 +80,10 @@ class OccupancyGrid(nn.Module):
     """
 
     densities: Float[Tensor, " cells"]
+    found: Float[Tensor, " cells"]
     occupied_cells: Bool[Tensor, " cells"]
     least_densities: Float[Tensor, " cells"]
-    reach: Float[Tensor, ""]
+    shares: Float[Tensor, " cells"]
     _cells_in_ball: Int[Tensor, " inside"]
     _norms_in_ball: Float[Tensor, " inside"]
 
@@ -43,16 +93,16 @@ class OccupancyGrid(nn.Module):
         self.cell_size = 2.0 * radius / config.resolution
         cells = config.resolution**3
         self.register_buffer("densities", torch.zeros(cells))
+        self.register_buffer("found", torch.zeros(cells))
         self.register_buffer("occupied_cells", torch.ones(cells, dtype=torch.bool))
         self.register_buffer("least_densities", torch.zeros(cells))
-        self.register_buffer("reach", torch.tensor(radius))
+        # Follows from the others: `_set_shares`.
+        self.register_buffer("shares", torch.ones(cells), persistent=False)
         axis = (torch.arange(config.resolution) + 0.5) * self.cell_size - radius
         squares = axis.square()
         norms = (squares[:, None, None] + squares[:, None] + squares).sqrt().flatten()
-        self._half_diagonal = self.cell_size * math.sqrt(3) / 2
-        touching = norms <= radius + self._half_diagonal
+        touching = norms <= radius + self.cell_size * math.sqrt(3) / 2
         self.register_buffer("_cells_in_ball", touching.nonzero()[:, 0], persistent=False)
-        self.register_buffer("_norms_in_ball", norms[touching], persistent=False)
 
     @property
     def points_at_once(self) -> int:
@@ -80,47 +130,55 @@ class OccupancyGrid(nn.Module):
             return False
         with record_function(__name__), torch.no_grad():
             inside = self._cells_in_ball
-            slabs = [self._extremes(field, *layers) for layers in self._slabs()]
-            least, greatest = (torch.cat(parts)[inside] for parts in zip(*slabs, strict=True))
-            drawn = self._at_random_points(field, generator)
-            seen = torch.maximum(greatest, drawn)
-            aged = torch.maximum(self.densities[inside] * self.config.decay, seen)
-            least = torch.minimum(least, drawn)
-            # Written once both are there: an update that runs out of memory has changed nothing.
-            self.densities[inside], self.least_densities[inside] = aged, least
+            least, greatest, drawn = self._survey(field, generator)
+            beyond = drawn.masked_fill(drawn <= greatest, 0.0)
+            found = torch.maximum(self.found[inside] * self.config.decay, beyond)
+            # Written once all are there: an update that runs out of memory has changed nothing.
+            self.found[inside], self.densities[inside] = found, torch.maximum(greatest, found)
+            self.least_densities[inside] = torch.minimum(least, drawn)
             if step >= self.config.warmup_steps:
                 self._classify()
+            self._set_shares()
         return True
+
+    def for_training(self) -> SampleShares:
+        """What the last update found."""
+        return self._with(self.shares)
+
+    @torch.no_grad()
+    def for_images(self, field: Field) -> SampleShares:
+        """Shares for the field as it is now, so large that no image shows them.
+
+        What training has found between the nodes gets all its samples here too.
+        """
+        # A generator of its own, always with the same seed: an image depends on nothing but the scene.
+        _, greatest, drawn = self._survey(field, torch.Generator().manual_seed(0))
+        solid = self.densities[self._cells_in_ball] > self._limit
+        shares = self._thinned(greatest.maximum(drawn), _DEPTH_IN_IMAGES, _MOST_IN_IMAGES).masked_fill_(
+            solid, 1.0
+        )
+        return self._with(torch.ones_like(self.shares).index_copy_(0, self._cells_in_ball, shares))
+
+    def _with(self, shares: Float[Tensor, " cells"]) -> SampleShares:
+        return SampleShares(shares, self.least_densities, self.radius, self.config.resolution)
 
     def occupied(self, positions: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Whether each position, world units, lies in an occupied cell; outside the cube the nearest cell answers."""
         x, y, z = ((positions + self.radius) / self.cell_size).unbind(-1)
-        return self.occupied_cells.index_select(0, self._cells(x, y, z))
+        return self.occupied_cells.index_select(0, _nearest_cells(x, y, z, self.config.resolution))
 
-    def along(
-        self, rays_o: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], distances: Float[Tensor, "n s"]
-    ) -> tuple[Bool[Tensor, "n s"], Float[Tensor, "n s"]]:
-        """What is at each of s distances along each of n rays: whether the cell is occupied, and its least density.
+    @property
+    def points_of_a_survey(self) -> int:
+        """How many positions the field is asked about to know all cells."""
+        return 9 * len(self._cells_in_ball)
 
-        The same as looking up the positions, without ever holding them: axis by axis it is four times faster.
-        """
-        origins = (rays_o + self.radius) / self.cell_size
-        directions = rays_d / self.cell_size
-        x, y, z = (
-            torch.addcmul(origins[:, axis, None], distances, directions[:, axis, None]) for axis in range(3)
-        )
-        cells = self._cells(x, y, z).flatten()
-        occupied = self.occupied_cells.index_select(0, cells).view(distances.shape)
-        return occupied, self.least_densities.index_select(0, cells).view(distances.shape)
-
-    def _cells(
-        self, x: Float[Tensor, "*n"], y: Float[Tensor, "*n"], z: Float[Tensor, "*n"]
-    ) -> Int[Tensor, "*n"]:
-        """The nearest cell's index, from positions counted in cells."""
-        resolution = self.config.resolution
-        # Truncation equals the floor here: what lies below 0 is clamped to 0 anyway. int32 is faster than int64.
-        i, j, k = (coordinate.int().clamp_(0, resolution - 1) for coordinate in (x, y, z))
-        return i.mul_(resolution).add_(j).mul_(resolution).add_(k)
+    def _survey(
+        self, field: Field, generator: Generator
+    ) -> tuple[Float[Tensor, " inside"], Float[Tensor, " inside"], Float[Tensor, " inside"]]:
+        """The least and greatest density at 27 nodes of each cell that touches the ball, and the one at a random point."""
+        slabs = [self._extremes(field, *layers) for layers in self._slabs()]
+        least, greatest = (torch.cat(parts)[self._cells_in_ball] for parts in zip(*slabs, strict=True))
+        return least, greatest, self._at_random_points(field, generator)
 
     def _slabs(self) -> list[tuple[int, int]]:
         """The first and last + 1 layer of cells of parts that are small enough to be asked about at once."""
@@ -162,12 +220,39 @@ class OccupancyGrid(nn.Module):
         positions = positions.add_(corners).mul_(self.cell_size).sub_(self.radius)
         return torch.cat([field.density(part) for part in positions.split(_POINTS_AT_ONCE)])
 
-    def _classify(self) -> None:
+    @property
+    def _limit(self) -> float:
+        """The density above which a cell counts as occupied, 1/length."""
         alpha = min(self.config.alpha_threshold, 1.0 - 1e-12)
+        return -math.log1p(-alpha) / (2.0 * self.radius / _REFERENCE_SAMPLES)
+
+    def _classify(self) -> None:
         densities = self.densities[self._cells_in_ball]
-        # A thin fog must not vanish whole, or nothing is left to learn from: the mean bounds the threshold.
-        threshold = densities.mean().clamp(max=-math.log1p(-alpha) / self.step_size)
-        occupied = densities > threshold
-        self.occupied_cells.zero_()[self._cells_in_ball] = occupied
-        furthest = (self._norms_in_ball * occupied).amax() + self._half_diagonal
-        self.reach.copy_(furthest.clamp(max=self.radius))
+        # Where all is thin the densest half of it still gets all samples: the mean bounds the limit.
+        limit = densities.mean().clamp(max=self._limit)
+        self.occupied_cells.zero_()[self._cells_in_ball] = densities > limit
+
+    def _set_shares(self) -> None:
+        thinned = self._thinned(self.densities, _DEPTH_IN_TRAINING, _MOST_IN_TRAINING)
+        self.shares.copy_(thinned.masked_fill_(self.occupied_cells, 1.0))
+
+    def _thinned(self, densities: Float[Tensor, "*n"], depth: float, most: int) -> Float[Tensor, "*n"]:
+        """Shares with which a sample stands for an optical depth of at most `depth`, and for at most `most` samples."""
+        return (densities * (self.step_size / depth)).clamp_(1.0 / most, 1.0)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Checkpoints of earlier versions remember all that they saw, not only what was between the nodes, and hold the
+        # distance of the furthest occupied cell, which nothing needs now.
+        if state_dict.pop(f"{prefix}reach", None) is not None:
+            state_dict[f"{prefix}found"] = state_dict[f"{prefix}densities"]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._set_shares()
+
+
+def _nearest_cells(
+    x: Float[Tensor, "*n"], y: Float[Tensor, "*n"], z: Float[Tensor, "*n"], resolution: int
+) -> Int[Tensor, "*n"]:
+    """The nearest cell's index, from positions counted in cells."""
+    # Truncation equals the floor here: what lies below 0 is clamped to 0 anyway. int32 is faster than int64.
+    i, j, k = (coordinate.int().clamp_(0, resolution - 1) for coordinate in (x, y, z))
+    return i.mul_(resolution).add_(j).mul_(resolution).add_(k)

@@ -15,17 +15,20 @@ from dreamfusion.config import RenderingConfig
 from dreamfusion.errors import ConfigError
 from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import PackedSamples, march
-from dreamfusion.rendering.occupancy import OccupancyGrid
+from dreamfusion.rendering.occupancy import OccupancyGrid, SampleShares
 from dreamfusion.rendering.shading import ALBEDO, ShadingSample, shade
 from dreamfusion.rendering.visibility import find_visible
 from dreamfusion.scene.fields import FieldOutput
 from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import Scene
 
-# Samples of less weight are lit as if they faced the camera: a normal costs several field queries.
-_MIN_WEIGHT_FOR_NORMALS = 1e-3
-# Samples of less weight are left out of pictures, where no gradient is lost with them.
-_MIN_WEIGHT_IN_PICTURES = 1e-4
+# Samples of less weight are lit as if they faced the camera: a normal costs several field queries. With more than so
+# many samples per ray the limit falls as their weights do.
+_MIN_WEIGHT_FOR_NORMALS, _SAMPLES_OF_THAT_WEIGHT = 1e-3, 64
+# Images may leave out this share of each ray's opacity in faint samples, and this opacity behind what is solid.
+_FAINT_IN_IMAGES, _TERMINATION_IN_IMAGES = 1e-3, 2e-4
+# The grid is made anew for an image whose samples are so many times as many as the points that it asks about.
+_WORTH_A_SURVEY = 4
 _TINY = 1e-6
 
 
@@ -122,7 +125,8 @@ class Renderer(nn.Module):
         Args:
             cameras: b of them.
             shading: kind and light; None is albedo.
-            rays_generator: shifts the steps of each ray; None puts them where pictures have them.
+            rays_generator: shifts the steps of each ray and draws which samples of thin matter are taken. None puts the
+                steps where images have them and takes all samples: what is taken otherwise has this expectation.
             background_generator: for random backgrounds; None: the background of pictures.
             with_normals: return normals even where the shading does not need them.
 
@@ -160,13 +164,14 @@ class Renderer(nn.Module):
             ConfigError: normals are needed and the scene has none.
         """
         shading = shading or ALBEDO
+        taken = self._shares_for_images(cameras)
         rows = max(1, chunk // cameras.width)
         views = []
         for view in range(len(cameras)):
             camera = cameras[view : view + 1]
             light = None if shading.light_position is None else shading.light_position[view]
             bands = [
-                self._render_band(rays_o, rays_d, camera.forward, shading, light, with_normals)
+                self._render_band(rays_o, rays_d, camera.forward, shading, light, with_normals, taken)
                 for rays_o, rays_d in zip(*(rays.split(rows, dim=1) for rays in camera.rays()), strict=True)
             ]
             views.append(_joined(bands, dim=1))
@@ -180,18 +185,21 @@ class Renderer(nn.Module):
         shading: ShadingSample,
         light: Float[Tensor, "3"] | None,
         with_normals: bool,
+        taken: SampleShares | None,
     ) -> RenderOutput:
         with record_function(__name__):
             lights = None if light is None else light.expand(rays_d[..., 0].numel(), 3)
             rays = _Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), lights)
-            seen = self._look(rays, shading, with_normals)
+            seen = self._look(rays, shading, with_normals, taken)
             return _developed(seen, rays_d, forward, self.scene.background(rays_d, None))
 
     def _trace(
         self, rays: _Rays, shading: ShadingSample, generator: Generator | None, with_normals: bool
     ) -> _Seen:
         """Everything that may be there, with gradients."""
-        samples = self._march(rays, generator, self.config.termination)
+        thinned = generator is not None and self.config.occupancy.enabled
+        taken = self.occupancy.for_training() if thinned else None
+        samples = self._march(rays, generator, taken, self.config.termination)
         positions = samples.positions(rays.origins, rays.directions)
         found = self._query(positions)
         weights = composite(found.sigmas, samples).weights
@@ -217,29 +225,33 @@ class Renderer(nn.Module):
             return normals(positions)
         return torch.cat([checkpoint(normals, part, use_reentrant=False) for part in positions.split(chunk)])
 
-    def _look(self, rays: _Rays, shading: ShadingSample, with_normals: bool) -> _Seen:
+    def _look(
+        self, rays: _Rays, shading: ShadingSample, with_normals: bool, taken: SampleShares | None
+    ) -> _Seen:
         """What can be seen, without gradients."""
-        # The grid's memory of what is solid may be old, and a picture is to be right: rays end by the field itself.
-        candidates = self._march(rays, None, termination=0.0)
+        # The grid's memory of what is solid may be old, and an image is to be right: rays end by the field itself.
+        candidates = self._march(rays, None, taken, termination=0.0)
+        termination = min(self.config.termination, _TERMINATION_IN_IMAGES)
         samples, weights = find_visible(
-            self.scene.field,
-            candidates,
-            rays.origins,
-            rays.directions,
-            self.config.termination,
-            _MIN_WEIGHT_IN_PICTURES,
+            self.scene.field, candidates, rays.origins, rays.directions, termination, _FAINT_IN_IMAGES
         )
         positions = samples.positions(rays.origins, rays.directions)
         albedo = self.scene.field.albedo(positions)
         seen = self._summed(rays, samples, positions, albedo, weights, shading, with_normals)
         return replace(seen, sample_normals=None)
 
-    def _march(self, rays: _Rays, generator: Generator | None, termination: float) -> PackedSamples:
-        occupancy = self.occupancy if self.config.occupancy.enabled else None
+    def _shares_for_images(self, cameras: Cameras) -> SampleShares | None:
+        """Which samples images of these cameras take; None, all of them, where they are few."""
+        samples = cameras.height * cameras.width * self.config.samples_per_ray
+        if not self.config.occupancy.enabled or samples < _WORTH_A_SURVEY * self.occupancy.points_of_a_survey:
+            return None
+        return self.occupancy.for_images(self.scene.field)
+
+    def _march(
+        self, rays: _Rays, generator: Generator | None, taken: SampleShares | None, termination: float
+    ) -> PackedSamples:
         steps = self.config.samples_per_ray
-        return march(
-            rays.origins, rays.directions, self.scene.radius, steps, occupancy, generator, termination
-        )
+        return march(rays.origins, rays.directions, self.scene.radius, steps, taken, generator, termination)
 
     def _summed(
         self,
@@ -254,7 +266,9 @@ class Renderer(nn.Module):
         """Samples lit and added up along their rays."""
         normals, rgb = None, albedo
         if with_normals or shading.needs_normals:
-            normals = self._normals(positions, rays.directions.index_select(0, samples.ray_indices), weights)
+            # Of a sample that stands for several, one of them decides.
+            each = weights if samples.counts is None else weights / samples.counts
+            normals = self._normals(positions, rays.directions.index_select(0, samples.ray_indices), each)
         if normals is not None and rays.lights is not None:
             light = rays.lights.index_select(0, samples.ray_indices)
             textureless = shading.kind == "textureless"
@@ -274,7 +288,8 @@ class Renderer(nn.Module):
                 expected="analytic or finite_difference for lambertian and textureless shading and normal maps",
                 hint="set scene.normals.kind=finite_difference, or rendering.shading.shaded_probability=0",
             )
-        matter = (weights.detach() >= _MIN_WEIGHT_FOR_NORMALS).nonzero()[:, 0]
+        least = _MIN_WEIGHT_FOR_NORMALS * min(1.0, _SAMPLES_OF_THAT_WEIGHT / self.config.samples_per_ray)
+        matter = (weights.detach() >= least).nonzero()[:, 0]
         if len(matter) == 0:
             return -rays_d
         found = self._dense_normals(positions.index_select(0, matter))

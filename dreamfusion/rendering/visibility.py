@@ -11,9 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.profiler import record_function
 
-from dreamfusion.rendering.compositing import composite
+from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import PackedSamples
 from dreamfusion.scene.fields import Field
+
+# Below this opacity of a ray, what may be left out is absolute: or nearly empty rays would keep all their samples.
+_CLEAR = 0.1
 
 
 @torch.no_grad()
@@ -23,7 +26,7 @@ def find_visible(
     rays_o: Float[Tensor, "rays 3"],
     rays_d: Float[Tensor, "rays 3"],
     termination: float,
-    min_weight: float,
+    faint: float,
 ) -> tuple[PackedSamples, Float[Tensor, " visible"]]:
     """The samples that count, and their weights in the whole ray.
 
@@ -32,11 +35,15 @@ def find_visible(
         samples: of the rays.
         rays_o, rays_d: origins and unit directions, world frame.
         termination: a ray ends where its transmittance falls below this, 0 .. 1; its opacity changes by no more.
-        min_weight: samples of less weight are left out.
+        faint: samples are left out whose weight is below this share of their ray's opacity (below 0.1: of 0.1), divided by
+            the number of its samples. However many samples a ray has, what it loses is less than this share.
     """
     with record_function(__name__):
         seen = composite(field.density(samples.positions(rays_o, rays_d)), samples)
-        keep = (seen.transmittance >= termination) & (seen.weights >= min_weight)
+        opacity = accumulate(seen.weights, None, samples.ray_indices, samples.n_rays)[:, 0]
+        counts = torch.bincount(samples.ray_indices, minlength=samples.n_rays).clamp_(min=1)
+        least = (faint * opacity.clamp_(min=_CLEAR) / counts).index_select(0, samples.ray_indices)
+        keep = (seen.transmittance >= termination) & (seen.weights >= least) & (seen.weights > 0.0)
         visible = samples.select(keep)
         # None is visible: the one sample of no length that stands for that weighs nothing.
         weights = seen.weights[keep] if keep.any() else torch.zeros_like(seen.weights[:1])

@@ -134,11 +134,20 @@ def hash_indices(nodes: Int[Tensor, "*n 3"], cells: int, table_size: int) -> Int
 def level_cells(levels: int, base_resolution: int, max_resolution: int) -> list[int]:
     """Cells a side of each level, in a geometric progression (Instant-NGP, eq. 2 and 3).
 
-    The last one is `max_resolution` (one level alone has `base_resolution`).
+    Each rounded down. The last one is `max_resolution` (one level alone has `base_resolution`).
     """
-    growth = (max_resolution / base_resolution) ** (1.0 / max(levels - 1, 1))
-    # The small summand keeps 63.999999 from becoming 63.
-    return [int(base_resolution * growth**level + 1e-6) for level in range(levels)]
+    # In whole numbers: in floats, a last level of 63.999999 becomes 63, and which levels do so depends on the sizes.
+    last = max(levels - 1, 1)
+    return [_root(base_resolution ** (last - level) * max_resolution**level, last) for level in range(levels)]
+
+
+def _root(number: int, degree: int) -> int:
+    """The largest whole number whose power of `degree` is not above `number` >= 1."""
+    low, high = 1, 1 << (number.bit_length() // degree + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**degree <= number else (low, middle)
+    return low
 
 
 # --------------------------------------------------------------------------------------------- dense grids

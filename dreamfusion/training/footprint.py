@@ -20,7 +20,7 @@ from dreamfusion.rendering.renderer import Renderer
 from dreamfusion.scene.fields import FieldOutput
 from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import Scene, make_scene
-from dreamfusion.training.losses import needs_normals
+from dreamfusion.training.losses import needs_normals_within
 from dreamfusion.training.randomness import make_generators
 
 # A CUDA context, and what the caching allocator cannot use of what it holds.
@@ -84,7 +84,7 @@ def _step_bytes(renderer: Renderer, config: ExperimentConfig, samples: int, step
     scene.set_step(step)
     shading = config.rendering.shading
     shaded = step > shading.albedo_steps and shading.shaded_probability > 0
-    normals = _normals(scene) if shaded or needs_normals(config.losses, step) else None
+    normals = _normals(scene) if shaded or needs_normals_within(config.losses, step + 1) else None
     if chunk is None or samples <= chunk:
         return _taken(samples, config.rendering.samples_per_ray, scene.field, normals)
     # Chunks leave what they answer, and take what is inside one at a time, on the way there and again on the way back.

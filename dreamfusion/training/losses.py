@@ -119,6 +119,11 @@ def needs_normals(config: LossConfig, step: int) -> bool:
     return config.orientation.at(step) != 0.0 or config.convexity.at(step) != 0.0
 
 
+def needs_normals_within(config: LossConfig, steps: int) -> bool:
+    """Whether a loss looks at normals at any of the first `steps` optimiser iterations."""
+    return config.orientation.acts_within(steps) or config.convexity.acts_within(steps)
+
+
 def weighted_losses(
     config: LossConfig, output: RenderOutput, c2w: Float[Tensor, "b 4 4"], step: int
 ) -> dict[str, tuple[float, Float[Tensor, ""]]]:

@@ -470,9 +470,8 @@ def _check_normals(config: ExperimentConfig) -> None:
     if config.scene.normals.kind != "none":
         return
     steps = config.training.steps
-    # A schedule is monotone between its corners, so its ends and the middle show whether it is 0 throughout.
     looking = {"orientation": config.losses.orientation, "convexity": config.losses.convexity}
-    asked = [n for n, loss in looking.items() if any(loss.at(step) != 0.0 for step in (0, steps // 2, steps))]
+    asked = [name for name, loss in looking.items() if loss.acts_within(steps)]
     if asked:
         wanted, hint = f"losses.{asked[0]}", "set it to 0"
     elif config.rendering.shading.albedo_steps < steps and config.rendering.shading.shaded_probability > 0:

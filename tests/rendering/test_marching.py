@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from dreamfusion.cameras import orbit_cameras
-from dreamfusion.config import OccupancyConfig
 from dreamfusion.rendering.compositing import accumulate, composite
 from dreamfusion.rendering.marching import PackedSamples, march
-from dreamfusion.rendering.occupancy import OccupancyGrid
+from dreamfusion.rendering.occupancy import SampleShares
 from dreamfusion.rendering.rays import intersect_ball
 
 Rays = tuple[torch.Tensor, torch.Tensor]
@@ -81,15 +80,57 @@ def test_without_jitter_it_is_deterministic_and_steps_start_where_the_ball_does(
     torch.testing.assert_close(samples.t_starts[first], near[samples.ray_indices[first]])
 
 
-def test_only_occupied_cells_are_visited(rays: Rays, generator):
-    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
-    grid.occupied_cells.copy_(torch.rand(512, generator=generator) < 0.3)
-    everything, some = march(*rays, 1.0, 40), march(*rays, 1.0, 40, grid)
-    expected = everything.select(grid.occupied(everything.positions(*rays)))
-    assert 0.1 < len(some) / len(everything) < 0.5
-    assert torch.equal(some.ray_indices, expected.ray_indices)
-    assert torch.equal(some.t_starts, expected.t_starts)
-    assert torch.equal(some.t_ends, expected.t_ends)
+def _shares(values, least=0.0, resolution=8, radius=1.0):
+    shares = torch.as_tensor(values).expand(resolution**3).clone()
+    return SampleShares(shares, torch.full_like(shares, least), radius, resolution)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_share_of_one_takes_all_samples_and_counts_each_once(rays: Rays, seed):
+    generators = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(2)]
+    everything, taken = (
+        march(*rays, 1.0, 40, None, generators[0]),
+        march(*rays, 1.0, 40, _shares(1.0), generators[1]),
+    )
+    assert torch.equal(everything.ray_indices, taken.ray_indices)
+    assert torch.equal(everything.t_starts, taken.t_starts) and torch.equal(everything.t_ends, taken.t_ends)
+    assert everything.counts is None and (taken.counts == 1).all()
+    assert torch.equal(everything.lengths, taken.lengths)
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("share", [0.5, 0.1, 1 / 64])
+def test_what_is_taken_stands_for_all(seed, share):
+    """Lengths add up to the chord: on average with a generator, and to within one sample on each ray in any case."""
+    rays_o = torch.tensor([[0.0, 0.0, 2.0]]).expand(500, 3)
+    rays_d = torch.tensor([[0.0, 0.0, -1.0]]).expand(500, 3)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    samples = march(rays_o, rays_d, 1.0, 1024, _shares(share), generator)
+    assert len(samples) == pytest.approx(500 * 1024 * share, rel=0.1 if seed is None else 0.02)
+    sums = torch.zeros(500).index_add(0, samples.ray_indices, samples.lengths)
+    assert (sums - 2.0).abs().max() < 1.01 * 2 / 1024 / share
+    if seed is not None:
+        assert sums.mean().item() == pytest.approx(2.0, abs=4 * 2 / 1024 / share / 500**0.5)
+
+
+def test_each_cell_has_its_own_share(rays: Rays, generator):
+    resolution = 8
+    shares = torch.where(torch.rand(resolution**3, generator=generator) < 0.5, 1.0, 0.25)
+    everything, taken = march(*rays, 1.0, 200), march(*rays, 1.0, 200, _shares(shares))
+    cells = ((everything.positions(*rays) + 1) * resolution / 2).long().clamp(0, resolution - 1)
+    there = shares[(cells[:, 0] * resolution + cells[:, 1]) * resolution + cells[:, 2]]
+    assert taken.counts is not None and set(taken.counts.tolist()) == {1.0, 4.0}
+    # Rounding may put a point that lies on a cell's face into its neighbour.
+    assert (taken.counts == 1).sum().item() == pytest.approx((there == 1).sum().item(), rel=1e-3)
+    assert 4 * (taken.counts == 4).sum().item() == pytest.approx((there == 0.25).sum().item(), rel=0.02)
+
+
+def test_the_choice_of_samples_comes_from_the_generator_alone(rays: Rays):
+    first, again, other = (
+        march(*rays, 1.0, 64, _shares(0.2), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.t_starts, again.t_starts)
+    assert len(first) != len(other) or not torch.equal(first.ray_indices, other.ray_indices)
 
 
 def test_rays_that_see_nothing_leave_one_sample_without_length():
@@ -110,7 +151,8 @@ def test_rays_end_behind_what_is_solid_but_not_before(make_renderer, shapes, ray
     renderer = make_renderer(shapes.ball(0.6, sigma=60.0))
     field, grid = renderer.scene.field, renderer.occupancy
     grid.update(field, 64, torch.Generator().manual_seed(0))
-    whole, ended = march(*rays, 1.0, 64, grid), march(*rays, 1.0, 64, grid, termination=1e-3)
+    taken = grid.for_training()
+    whole, ended = march(*rays, 1.0, 64, taken), march(*rays, 1.0, 64, taken, termination=1e-3)
     assert len(ended) < 0.75 * len(whole)
     opacities = []
     for samples in (whole, ended):
@@ -121,22 +163,14 @@ def test_rays_end_behind_what_is_solid_but_not_before(make_renderer, shapes, ray
 
 
 def test_half_the_remembered_density_ends_a_ray():
-    # Through the middle of a grid that remembers sigma = 8 everywhere: exp(-4 t) = 0.01 at t = 1.151.
-    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.02)
-    grid.least_densities.fill_(8.0)
+    # Through the middle of cells that hold at least sigma = 8: exp(-4 t) = 0.01 at t = 1.151.
     ray = torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
-    samples = march(*ray, 1.0, 1000, grid, termination=0.01)
+    samples = march(*ray, 1.0, 1000, _shares(1.0, least=8.0), termination=0.01)
     assert samples.t_starts.max().item() == pytest.approx(1.0 + 1.1513, abs=3e-3)
+    assert march(*ray, 1.0, 1000, _shares(1.0, least=8.0)).t_ends.max().item() == pytest.approx(3.0)
 
 
-def test_rays_that_pass_by_everything_are_left_out_at_once(rays: Rays):
-    grid = OccupancyGrid(OccupancyConfig(resolution=8), 1.0, 0.05)
-    everything = march(*rays, 1.0, 40, grid)
-    grid.reach.fill_(0.5)
-    near = march(*rays, 1.0, 40, grid)
-    rays_o, rays_d = rays
-    closest = (rays_o - (rays_o * rays_d).sum(-1, keepdim=True) * rays_d).norm(dim=-1)
-    expected = everything.select(closest[everything.ray_indices] < 0.5)
-    assert 0 < len(near) < len(everything)
-    assert torch.equal(near.ray_indices, expected.ray_indices)
-    assert torch.equal(near.t_starts, expected.t_starts)
+def test_selected_samples_keep_their_counts(rays: Rays):
+    samples = march(*rays, 1.0, 64, _shares(0.25))
+    half = samples.select(torch.arange(len(samples)) % 2 == 0)
+    assert torch.equal(half.lengths, samples.lengths[::2]) and (half.counts == 4).all()

@@ -50,15 +50,63 @@ def test_updates_come_at_every_so_many_steps(field, shapes):
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.02, True), (0.98, False)])
-def test_the_threshold_is_the_opacity_of_one_step(field, shapes, factor, expected):
-    # sigma = -log(1 - alpha) / step. A dense half keeps the mean from lowering the threshold.
-    sigma = factor * -math.log(1 - 0.1) / 0.05
-    half = field(lambda x: torch.where(x[:, 0] > 0, 100.0, sigma))
-    grid = _grid(alpha_threshold=0.1, warmup_steps=0, step_size=0.05)
+@pytest.mark.parametrize("samples", [16, 64, 512, 4096])
+@pytest.mark.parametrize("radius", [1.0, 2.0])
+def test_the_limit_is_an_opacity_per_length_and_knows_no_number_of_samples(
+    field, shapes, factor, expected, samples, radius
+):
+    # sigma = -log(1 - alpha) over a 64th of the diameter. A dense half keeps the mean from lowering the limit.
+    sigma = factor * -math.log(1 - 0.1) / (2 * radius / 64)
+    half = field(lambda x: torch.where(x[:, 0] > 0, 100.0, sigma), radius)
+    grid = _grid(
+        resolution=8, alpha_threshold=0.1, warmup_steps=0, step_size=2 * radius / samples, radius=radius
+    )
     grid.update(half, 0, _generator())
-    points = _points()
+    points = _points(radius=radius)
     assert grid.occupied(points[points[:, 0] < 0]).all() == expected
     assert grid.occupied(points[points[:, 0] > 0]).all()
+
+
+@pytest.mark.parametrize("samples", [64, 512, 4096])
+def test_matter_of_a_ninth_of_light_stays_beside_a_dense_core(field, samples):
+    """A ball of density 1.2 stops nine tenths of the light that goes through its middle."""
+    grid = _grid(warmup_steps=0, step_size=2 / samples)
+    scene = field(lambda x: torch.where(x.norm(dim=-1) < 0.1, 500.0, 1.2))
+    for step in range(3):
+        grid.update(scene, step, _generator())
+    assert grid.occupied(_points()).all() and (grid.shares[grid._cells_in_ball] == 1).all()
+
+
+@pytest.mark.parametrize("samples", [64, 512])
+def test_a_sample_of_thin_matter_stands_for_a_small_depth_and_none_is_left_out_for_good(field, samples):
+    grid = _grid(warmup_steps=16, update_every=16, step_size=2 / samples)
+    thin = field(lambda x: torch.where(x[:, 2] > 0.4, 100.0, 0.2 * (x[:, 0] + 1).clamp(min=0.0)))
+    grid.update(thin, 0, _generator())
+    assert (grid.shares == 1).all()  # warming up
+    grid.update(thin, 16, _generator())
+    for taken, depth, most in ((grid.for_training(), 0.04, 64), (grid.for_images(thin), 3e-4, 32)):
+        inside = grid._cells_in_ball
+        shares, densities = taken.shares[inside], grid.densities[inside]
+        assert (shares[densities > 50] == 1).all()
+        below = densities < 0.3
+        expected = (densities * grid.step_size / depth).clamp(1 / most, 1.0)
+        torch.testing.assert_close(shares[below], expected[below], rtol=0.02, atol=0)
+        assert shares.min() >= 1 / most
+    assert grid.for_training().shares[inside].min() == 1 / 64
+
+
+def test_images_look_at_the_field_of_now_and_keep_what_training_found(field):
+    grid = _grid(warmup_steps=0)
+    old = field(lambda x: torch.where(x[:, 0] > 0, 100.0, 0.0))
+    grid.update(old, 0, _generator())
+    new = field(lambda x: torch.where(x[:, 0] < 0, 100.0, 0.0))
+    before = {name: value.clone() for name, value in grid.state_dict().items()}
+    state = torch.get_rng_state()
+    taken = grid.for_images(new)
+    assert (taken.shares[grid._cells_in_ball] == 1).all()
+    assert torch.equal(taken.shares, grid.for_images(new).shares)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in grid.state_dict().items())
 
 
 def test_a_thin_fog_does_not_vanish_whole(field, shapes):
@@ -68,22 +116,27 @@ def test_a_thin_fog_does_not_vanish_whole(field, shapes):
     assert grid.occupied(torch.zeros(1, 3)).all()
 
 
-def test_what_disappears_fades_by_the_decay_and_what_appears_counts_at_once(field, shapes):
-    grid = _grid(warmup_steps=0, decay=0.5)
-    centre = torch.zeros(1, 3) + 1e-3
-    dense = field(lambda x: torch.where(x.norm(dim=-1) < 0.3, 1.0, 0.0))
-    empty = field(lambda x: torch.where(x.norm(dim=-1) < 0.3, 0.0, 1.0))
+def test_what_random_points_find_fades_by_the_decay_and_what_nodes_see_is_of_now(field):
+    grid = _grid(resolution=8, warmup_steps=0, decay=0.5)
+
+    def off_nodes(positions):
+        steps = (positions + 1.0) / (grid.cell_size / 2)
+        return 4.0 * ((steps - steps.round()).abs().amax(-1) > 1e-4).to(positions)
+
+    nothing, found = field(lambda x: torch.zeros_like(x[:, 0])), field(off_nodes)
+    inner = (8 * 4 + 4) * 8 + 4  # the cell above and right of the origin
+    grid.update(found, 0, _generator())
+    seen = [grid.densities[inner].item()]
+    for _ in range(3):
+        grid.update(nothing, 0, _generator())
+        seen.append(grid.densities[inner].item())
+    assert seen == [4.0, 2.0, 1.0, 0.5]
+    dense = field(lambda x: torch.full_like(x[:, 0], 9.0))
     grid.update(dense, 0, _generator())
-    peak = grid.densities.max().item()
-    assert peak == 1.0
-    # Threshold 0.2 / unit length: 1, 0.5, 0.25 are above it, 0.125 is not.
-    seen = []
-    for _ in range(4):
-        seen.append(bool(grid.occupied(centre)))
-        grid.update(empty, 0, _generator())
-    assert seen == [True, True, True, False]
-    grid.update(dense, 0, _generator())
-    assert grid.occupied(centre)
+    assert grid.densities[inner] == 9.0
+    grid.update(nothing, 0, _generator())
+    # The nodes' 9 is gone at once, and what was found before goes on fading.
+    assert grid.densities[inner] == 0.125
 
 
 def test_what_is_linear_between_the_nodes_is_never_missed(make_renderer):
@@ -101,7 +154,7 @@ def test_what_is_linear_between_the_nodes_is_never_missed(make_renderer):
     points = _points(200_000)
     missed = ~grid.occupied(points)
     assert 0.3 < missed.float().mean() < 0.95
-    alphas = 1 - torch.exp(-field.density(points[missed]) * grid.step_size)
+    alphas = 1 - torch.exp(-field.density(points[missed]) * 2 / 64)
     assert alphas.max() < grid.config.alpha_threshold
 
 
@@ -120,6 +173,7 @@ def test_random_points_find_in_time_what_the_nodes_miss(field):
 def test_looking_up_along_rays_equals_looking_up_positions(generator):
     grid = _grid(resolution=10, radius=0.7)
     grid.occupied_cells.copy_(torch.rand(1000, generator=generator) < 0.5)
+    grid.shares.copy_(torch.where(grid.occupied_cells, 1.0, 0.25))
     grid.least_densities.copy_(torch.where(grid.occupied_cells, 7.0, 0.0))
     rays_o = 0.5 * torch.randn(50, 3, generator=generator)
     rays_d = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=-1)
@@ -127,9 +181,9 @@ def test_looking_up_along_rays_equals_looking_up_positions(generator):
     positions = rays_o[:, None] + distances[..., None] * rays_d[:, None]
     expected = grid.occupied(positions.view(-1, 3)).view(50, 30)
     assert 0.2 < expected.float().mean() < 0.8
-    occupied, least = grid.along(rays_o, rays_d, distances)
+    shares, least = grid.for_training().along(rays_o, rays_d, distances)
     # Rounding may put a point that lies on a cell's face into its neighbour.
-    assert (occupied == expected).float().mean() > 0.999
+    assert ((shares == 1.0) == expected).float().mean() > 0.999
     assert ((least == 7.0) == expected).float().mean() > 0.999
 
 
@@ -148,7 +202,8 @@ def test_state_goes_through_a_state_dict_and_continues_the_same(field, shapes):
     generator = _generator()
     first.update(ball, 0, generator)
     second.load_state_dict(first.state_dict())
-    assert second.state_dict().keys() == {"densities", "occupied_cells", "least_densities", "reach"}
+    assert second.state_dict().keys() == {"densities", "found", "occupied_cells", "least_densities"}
+    assert torch.equal(first.shares, second.shares) and 0 < (first.shares < 1).float().mean() < 1
     state = generator.get_state()
     first.update(ball, 16, generator)
     generator.set_state(state)
@@ -181,7 +236,7 @@ def test_the_least_density_is_a_lower_bound_and_not_a_trivial_one(field, shapes)
     grid.update(ball, 0, _generator())
     points = _points(20_000)
     origins = torch.zeros_like(points)
-    _, least = grid.along(
+    _, least = grid.for_training().along(
         origins, torch.nn.functional.normalize(points, dim=-1), points.norm(dim=-1)[:, None]
     )
     density = ball.density(points)
@@ -192,13 +247,15 @@ def test_the_least_density_is_a_lower_bound_and_not_a_trivial_one(field, shapes)
     assert (least[inner, 0] > 0.65 * density[inner]).all()
 
 
-def test_the_reach_is_the_furthest_occupied_point(field, shapes):
-    grid = _grid(warmup_steps=16, resolution=32)
-    ball = field(lambda x: 50.0 * ((x - torch.tensor([0.4, 0.0, 0.0])).norm(dim=-1) < 0.2).to(x))
-    grid.update(ball, 0, _generator())
-    assert grid.reach == 1.0
-    grid.update(ball, 16, _generator())
-    assert 0.6 <= grid.reach < 0.6 + 2 * math.sqrt(3) * grid.cell_size
+def test_a_state_of_an_earlier_version_is_read(field, shapes):
+    """It held the reach of what is occupied, and remembered in `densities` all that it had seen."""
+    grid, other = _grid(warmup_steps=0), _grid(warmup_steps=0)
+    grid.update(field(shapes.thin_parts), 0, _generator())
+    state = grid.state_dict()
+    old = {name: value for name, value in state.items() if name != "found"} | {"reach": torch.tensor(0.9)}
+    other.load_state_dict(old)
+    assert torch.equal(other.found, state["densities"]) and torch.equal(other.shares, grid.shares)
+    assert "reach" in old and "found" not in old
 
 
 @pytest.mark.parametrize(("at_nodes", "elsewhere"), [(5.0, 1.0), (1.0, 5.0)])
@@ -210,5 +267,6 @@ def test_the_random_point_counts_for_the_greatest_and_for_the_least_density(fiel
         return torch.where((steps - steps.round()).abs().amax(-1) < 1e-4, at_nodes, elsewhere)
 
     grid.update(field(formula), 0, _generator())
-    inner = grid._cells_in_ball[grid._norms_in_ball < 0.5]
+    axis = (torch.arange(8) + 0.5) / 4 - 1
+    inner = torch.cartesian_prod(axis, axis, axis).norm(dim=-1) < 0.5
     assert (grid.densities[inner] == 5.0).all() and (grid.least_densities[inner] == 1.0).all()

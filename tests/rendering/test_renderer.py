@@ -127,13 +127,13 @@ def test_normals_of_a_ball_are_radial_and_face_the_camera(make_renderer, shapes,
     assert seen.normals is not None
     rays_o, rays_d = cameras.rays()
     _, squared = _closest(cameras)
-    inside, outside = squared < 0.45**2, squared > 0.7**2
+    inside, outside = squared < 0.45**2, squared > 0.8**2
     radial = torch.nn.functional.normalize(rays_o + seen.distance[..., None] * rays_d, dim=-1)
     cosine = (seen.normals * radial).sum(-1)[inside]
     assert cosine.min() > math.cos(math.radians(1.5))
     assert (seen.normals * rays_d).sum(-1)[inside].max() < 0
     torch.testing.assert_close(seen.normals[inside].norm(dim=-1), torch.ones(int(inside.sum())))
-    assert (seen.normals[outside] == 0).all()
+    assert outside.any() and seen.normals[outside].abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["lambertian", "textureless"])
@@ -175,10 +175,10 @@ def _trained_scene(shapes, thin=True):
 def test_skipping_and_ending_rays_changes_nothing_visible_not_even_thin_parts(shapes):
     scene = _trained_scene(shapes)
     cameras = turntable_cameras(3, 25.0, 2.3, 45.0, 48)
-    plain = Renderer(scene, RenderingConfig(**NO_SKIPPING)).render(cameras)
+    plain = Renderer(scene, RenderingConfig(**NO_SKIPPING)).render(cameras, rays_generator=_generator())
     renderer = _warm(Renderer(scene, RenderingConfig()), updates=1)
     assert renderer.occupancy.occupied_share < 0.3
-    skipped = renderer.render(cameras)
+    skipped = renderer.render(cameras, rays_generator=_generator())
     assert plain.samples is not None and skipped.samples is not None
     assert len(skipped.samples) < 0.3 * len(plain.samples)
     assert plain.opacity.max() > 0.99
@@ -193,8 +193,7 @@ def test_a_picture_equals_the_differentiable_render(shapes):
     shading = ShadingSample("lambertian", _light(cameras, 0.5, 1.0, 0.8), 0.1, 0.9)
     for kind in (None, shading):
         rendered, image = renderer.render(cameras, kind), renderer.render_image(cameras, kind)
-        # Pictures leave out samples of weight below 1e-4.
-        assert (rendered.rgb - image.rgb).abs().max() < 3e-3
+        assert (rendered.rgb - image.rgb).abs().max() < 2e-3
         assert not image.rgb.requires_grad and image.samples is None
 
 
@@ -206,7 +205,89 @@ def test_a_picture_trusts_the_field_and_not_what_the_grid_remembers_as_solid(mak
     chord = 2 * (1 - squared).clamp(min=0).sqrt()
     seen = renderer.render_image(cameras)
     torch.testing.assert_close(seen.opacity, 1 - torch.exp(-0.7 * chord), atol=1e-3, rtol=0)
-    assert renderer.render(cameras).opacity.max() < 0.5 * seen.opacity.max()
+    trained = renderer.render(cameras, rays_generator=_generator())
+    assert trained.opacity.max() < 0.5 * seen.opacity.max()
+
+
+def _beside_a_core(sigma):
+    """A ball of this density, and a small core that is as good as solid beside it."""
+    core = torch.tensor([0.0, 0.75, 0.0])
+
+    def formula(positions):
+        thin = sigma * (positions.norm(dim=-1) < 0.6).to(positions)
+        return thin + 2e3 * ((positions - core).norm(dim=-1) < 0.12).to(positions)
+
+    return formula
+
+
+def _fog(sigma):
+    return lambda positions: torch.full_like(positions[:, 0], sigma)
+
+
+def _smoke(sigma):
+    """Thick in the middle of each of many waves, next to nothing between them."""
+    return lambda positions: sigma * torch.exp(4 * (torch.cos(9 * positions).sum(dim=-1) - 3))
+
+
+@pytest.mark.parametrize("samples", [64, 512, 4096])
+@pytest.mark.parametrize("sigma", [1e-4, 1e-2, 0.1, 0.3, 1.2, 6.0, 40.0, 1e3])
+@pytest.mark.parametrize("shape", [_fog, _beside_a_core, _smoke])
+def test_an_image_equals_the_training_render_from_fog_to_solid(make_renderer, shape, sigma, samples):
+    renderer = make_renderer(
+        shape(sigma), normals="finite_difference", samples_per_ray=samples, occupancy={"resolution": 8}
+    )
+    size = 24 if samples == 64 else 8
+    _warm(renderer, updates=2)
+    cameras = orbit_cameras(30.0, 20.0, 2.2, 50.0, size)
+    assert renderer._shares_for_images(cameras) is not None
+    shading = ShadingSample("lambertian", _light(cameras, 0.5, 1.0, 0.8), 0.1, 0.9)
+    lit = {"shading": shading, "with_normals": True} if sigma > 1 and samples < 4096 else {}
+    with torch.no_grad():
+        rendered, image = renderer.render(cameras, **lit), renderer.render_image(cameras, **lit)
+    for name in ("rgb", "foreground_rgb", "opacity"):
+        assert (getattr(rendered, name) - getattr(image, name)).abs().max() < 2e-3, name
+    # Where next to nothing is seen it may be seen elsewhere: what counts is how much that moves.
+    moved = ((rendered.depth - image.depth) * rendered.opacity).abs().max()
+    assert moved < 2e-3
+    visible = rendered.opacity > 0.05
+    assert ((rendered.depth - image.depth)[visible].abs() < 2e-2).all()
+
+
+@pytest.mark.parametrize("samples", [64, 512, 4096])
+@pytest.mark.parametrize("sigma", [1e-3, 0.02, 0.3, 1.2, 40.0])
+def test_beer_and_lambert_hold_for_images_of_any_fog_with_any_number_of_samples(
+    make_renderer, sigma, samples
+):
+    renderer = make_renderer(_fog(sigma), samples_per_ray=samples, occupancy={"resolution": 8})
+    cameras = orbit_cameras(40.0, 10.0, 1.8, 80.0, 24 if samples == 64 else 8)
+    _, squared = _closest(cameras)
+    opacity = 1 - torch.exp(-sigma * 2 * (1 - squared).clamp(min=0).sqrt())
+    seen = _warm(renderer).render_image(cameras)
+    assert (seen.opacity - opacity).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("samples", [64, 512])
+def test_training_sees_in_the_mean_what_images_show_and_can_grow_all_of_it(make_renderer, samples):
+    """Thin matter is sampled, not skipped: no bias in the optical depth, and a gradient everywhere in time."""
+    renderer = make_renderer(_beside_a_core(0.1), samples_per_ray=samples)
+    _warm(renderer)
+    cameras = orbit_cameras(30.0, 20.0, 2.2, 40.0, 12)
+    exact = renderer.render(cameras).opacity.detach().double()
+    generator, total, used, squares = _generator(), 0.0, 0, 0.0
+    draws = 150
+    with torch.no_grad():
+        for _ in range(draws):
+            seen = renderer.render(cameras, rays_generator=generator)
+            depth = -torch.log1p(-seen.opacity.double().clamp(max=1 - 1e-7))
+            total, squares, used = total + depth, squares + depth**2, used + len(seen.samples)
+    thin = (exact > 0.05) & (exact < 0.2)
+    assert thin.sum() > 40
+    mean = total / draws
+    error = ((squares / draws - mean**2) / draws).sqrt()
+    deviation = ((mean + torch.log1p(-exact)) / error.clamp(min=3e-4))[thin]
+    assert deviation.abs().max() < 5 and deviation.mean().abs() < 1
+    everything = renderer.render(cameras).samples
+    assert used / draws < 0.5 * len(everything)
 
 
 @pytest.mark.parametrize("chunk", [1, 50])
@@ -363,7 +444,7 @@ def test_shading_without_normals_is_refused(make_renderer, shapes):
 def test_the_renderers_state_is_the_occupancy_grid_alone(make_renderer, shapes):
     renderer = _warm(make_renderer(shapes.ball(0.4)))
     assert set(renderer.state_dict()) == {
-        f"occupancy.{name}" for name in ("densities", "occupied_cells", "least_densities", "reach")
+        f"occupancy.{name}" for name in ("densities", "found", "occupied_cells", "least_densities")
     }
     assert list(renderer.parameters()) == []
     other = make_renderer(shapes.ball(0.4))

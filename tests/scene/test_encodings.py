@@ -130,13 +130,36 @@ def test_small_levels_are_stored_without_collisions():
     assert hash_indices(nodes, cells, 256).max() < 256
 
 
-@pytest.mark.parametrize("levels,base,finest", [(16, 16, 4096), (5, 16, 256), (8, 16, 2048), (1, 16, 64)])
-def test_level_cells_grow_geometrically_and_end_at_the_finest(levels, base, finest):
-    cells = level_cells(levels, base, finest)
-    assert len(cells) == levels and cells[0] == base
-    assert cells[-1] == (finest if levels > 1 else base)
-    growth = (finest / base) ** (1 / max(levels - 1, 1))
-    assert all(abs(c - base * growth**level) <= 1.0 for level, c in enumerate(cells))
+@pytest.mark.parametrize("levels", range(1, 25))
+def test_level_cells_grow_geometrically_and_end_at_the_finest(levels):
+    """For all sizes in use and odd ones beside them: in floats without care, 16 levels to 2048 end at 2047."""
+    for base in (2, 3, 8, 16, 17, 32, 100):
+        for finest in (base, base + 1, 125, 128, 255, 256, 512, 1000, 2048, 4096, 5000, 2**19, 10**9, 3**30):
+            if finest < base:
+                continue
+            cells = level_cells(levels, base, finest)
+            assert len(cells) == levels and cells[0] == base
+            assert cells[-1] == (finest if levels > 1 else base)
+            assert cells == sorted(cells)
+            # The definition, in whole numbers: cells^last <= base^(last - level) finest^level < (cells + 1)^last.
+            last = max(levels - 1, 1)
+            for level, count in enumerate(cells):
+                power = base ** (last - level) * finest**level
+                assert count**last <= power < (count + 1) ** last
+
+
+@pytest.mark.parametrize(
+    ("levels", "base", "finest", "expected"),
+    [
+        (5, 16, 256, [16, 32, 64, 128, 256]),
+        (16, 16, 2048, [16, 22, 30, 42, 58, 80, 111, 153, 212, 294, 406, 561, 776, 1072, 1482, 2048]),
+        (8, 16, 2048, [16, 32, 64, 128, 256, 512, 1024, 2048]),
+    ],
+)
+def test_the_levels_of_existing_runs_stay_as_they_are(levels, base, finest, expected):
+    assert level_cells(levels, base, finest) == expected
+    growth = (finest / base) ** (1 / (levels - 1))
+    assert [int(base * growth**level + 1e-6) for level in range(levels)] == expected
 
 
 @pytest.mark.parametrize("coarse,fine", [(5, 9), (4, 7), (5, 13), (5, 8), (5, 5)])

@@ -93,7 +93,7 @@ def test_marching_takes_what_is_counted(make_config: MakeConfig) -> None:
     from dreamfusion.rendering.marching import march
 
     with LiveBytes() as live:
-        march(rays_o, rays_d, 1.0, 64, renderer.occupancy, torch.Generator(), 1e-3)
+        march(rays_o, rays_d, 1.0, 64, renderer.occupancy.for_training(), torch.Generator(), 1e-3)
     assert live.peak / (64**2 * 64) == pytest.approx(footprint.MARCH_BYTES, rel=0.25)
 
 

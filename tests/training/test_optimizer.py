@@ -10,7 +10,11 @@ from dreamfusion.scene.scene import Scene, make_scene
 from dreamfusion.training.optimizer import SceneOptimizer
 
 SCENE = SceneConfig.model_validate(
-    {"field": {"kind": "grids", "resolutions": [4, 6]}, "background": {"kind": "environment", "width": 8}}
+    {
+        # With a decoder, so that each of the three groups is there.
+        "field": {"kind": "grids", "resolutions": [4, 6], "hidden_layers": 1, "hidden_width": 8},
+        "background": {"kind": "environment", "width": 8},
+    }
 )
 
 
@@ -32,6 +36,8 @@ def test_each_group_has_its_own_rate_and_follows_the_schedule(generator: torch.G
     set_gradients(scene, 0)
     assert optimizer.apply(5)[0]
     # Adam's first step is the rate times the gradient's sign.
+    kinds = {name.split(".")[0] + "." + name.split(".")[1] for name in before}
+    assert kinds >= {"field.density_grids", "field.colour_grids", "field.hidden", "field.output"}
     for name, parameter in scene.named_parameters():
         scale = 0.5 if name.startswith("background") else (1.0 if "grids" in name else 0.25)
         assert parameter.grad is not None

@@ -379,6 +379,10 @@ def test_normals_that_are_wanted_and_switched_off_are_said_at_once(
     for loss in ("orientation", "convexity"):
         with pytest.raises(ConfigError, match=rf"losses\.{loss} needs normals"):
             Trainer(make_config(scene=none, losses={loss: 0.1}), guidance=oracle)
+        # 0 at the start, the middle and the end: it would stop the run at its second step.
+        between = {"kind": "warmup_cosine", "start": 0, "peak": 1, "end": 0, "warmup_steps": 1, "steps": 3}
+        with pytest.raises(ConfigError, match=rf"losses\.{loss} needs normals"):
+            Trainer(make_config(scene=none, losses={loss: between}, training={"steps": 20}), guidance=oracle)
     with pytest.raises(ConfigError, match=r"shading needs normals"):
         Trainer(make_config(scene=none, rendering={"shading": {"albedo_steps": 5}}), guidance=oracle)
     Trainer(make_config(scene=none), guidance=oracle).train_step()
