@@ -12,6 +12,7 @@ import trimesh
 from dreamfusion.assets.parts import Part, joined
 from dreamfusion.assets.read_gltf import read_gltf
 from dreamfusion.assets.read_obj import read_obj
+from dreamfusion.assets.read_ply import read_ply
 from dreamfusion.assets.read_threemf import read_threemf
 from dreamfusion.assets.read_usd import read_usd
 from dreamfusion.errors import MeshError
@@ -19,6 +20,7 @@ from dreamfusion.posed_images.paint import painted
 from dreamfusion.progress import notice
 
 Up = Literal["x", "y", "z"]
+MAX_COORDINATE = 1e30
 # From a file in which an axis is up to +Y up: turns, which keep right-handed what was.
 _TURNS = {
     "x": [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
@@ -31,7 +33,7 @@ def read_mesh(path: Path, report: Callable[[str], None] = notice, up: Up = "y") 
     """The triangles of a file, all parts as one, with their textures and colours (`dreamfusion.posed_images.paint`).
 
     Args:
-        path: glTF, OBJ, 3MF, USD, or any other format that trimesh reads.
+        path: glTF, OBJ, PLY, 3MF, USD, or any other format that trimesh reads.
         report: called with one line for each thing in the file that is not used although it changes the object's look.
         up: the axis that points up in the file; +Z stays the front if that is x, and -Y becomes the front if that is z.
 
@@ -58,8 +60,8 @@ def read_mesh(path: Path, report: Callable[[str], None] = notice, up: Up = "y") 
         raise MeshError(f"{path} cannot be read as a mesh", got=text) from error
     if not len(mesh.faces):
         raise MeshError(f"{path} holds no triangles")
-    if not np.isfinite(mesh.vertices).all():
-        raise MeshError(f"{path} has vertices that are not finite")
+    if not np.abs(mesh.vertices).max() < MAX_COORDINATE:  # nan is not
+        raise MeshError(f"{path} has vertices that are not finite, or too far away")
     return mesh.apply_transform(_TURNS[up])
 
 
@@ -69,6 +71,8 @@ def _parts(path: Path, report: Callable[[str], None]) -> list[Part]:
             return read_gltf(path, report)
         case ".obj":
             return read_obj(path, report)
+        case ".ply":
+            return read_ply(path, report)
         case ".3mf":
             return read_threemf(path, report)
         case ".usd" | ".usda" | ".usdc" | ".usdz":
