@@ -81,7 +81,7 @@ def inside_cells(triangles: Float[np.ndarray, "f 3 3"], radius: float, resolutio
     """The union of all parts, less the cavities: parts inside others that are wound the other way.
 
     A part that contradicts itself about its outside (some faces are flipped) counts by the parity of its crossings. A mesh that
-    is wholly inside out is taken for its mirror image.
+    is wholly inside out is turned the right way out first.
     """
     skin = _skin(triangles)
     axes = [_crossings(skin, axis, radius, resolution) for axis in range(3)]
@@ -257,13 +257,14 @@ def _steps(
 def _turned(axes: list[_Crossings], skin: _Skin) -> Int[np.ndarray, " p"]:
     """-1 for the parts that must be turned over: inside out on their own, or within one that is.
 
-    A part that winds inwards within others that do not is a cavity and stays.
+    A part that winds inwards within others that do not is a cavity and stays. One that contradicts itself is a cavity where it
+    lies within an odd number of others, as parity has it.
     """
     count = len(skin.volumes)
     inverted = ~skin.mixed & (skin.volumes < 0)
-    if not inverted.any():
+    if not (inverted.any() or skin.mixed.any()):
         return np.ones(count, dtype=np.int64)
-    seen, within, without = (np.zeros(count) for _ in range(3))
+    seen, within, without, odd = (np.zeros(count) for _ in range(4))
     for crossings in axes:
         steps = _steps(crossings, skin.mixed)
         order = np.lexsort((np.arange(len(steps)), crossings.part, crossings.line))
@@ -273,9 +274,11 @@ def _turned(axes: list[_Crossings], skin: _Skin) -> Int[np.ndarray, " p"]:
         seen += np.bincount(crossings.part, minlength=count)
         within += np.bincount(crossings.part, others > 0, count)
         without += np.bincount(crossings.part, others < 0, count)
+        odd += np.bincount(crossings.part, others % 2 == 1, count)
     least = np.maximum(WITHIN * seen, 1)
     free = (within < least) & (without < least)
-    return np.where((without >= least) | (free & inverted), -1, 1)
+    over = np.where(skin.mixed, odd >= least, (without >= least) | (free & inverted))
+    return np.where(over, -1, 1)
 
 
 def _before(steps: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
