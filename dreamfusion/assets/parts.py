@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Float, Int
 
 from dreamfusion.errors import MeshError
-from dreamfusion.posed_images.paint import Paint, PaintVisuals
+from dreamfusion.posed_images.paint import Paint, PaintVisuals, SurfacePaint
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,7 @@ def joined(parts: list[Part]) -> trimesh.Trimesh:
     paint_of = np.repeat([numbers[id(part.paint)] for part in parts], [len(part.faces) for part in parts])
     if not all(np.isfinite(values).all() for values in (*uvs, *corners)):
         raise MeshError("colours or texture coordinates of the mesh are not finite")
-    visual = PaintVisuals(
-        faces, tuple(paints.values()), paint_of, np.concatenate(uvs), np.concatenate(corners)
-    )
+    paint = SurfacePaint(tuple(paints.values()), paint_of, np.concatenate(uvs), np.concatenate(corners))
     vertices = np.concatenate([part.vertices for part in parts])
+    visual = PaintVisuals.of(paint, faces, len(vertices))
     return trimesh.Trimesh(vertices, faces, visual=visual, process=False)

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -655,6 +656,17 @@ def test_faces_colours_and_files_without_colours(tmp_path: Path) -> None:
     for ending in ("stl", "off"):
         mesh.export(tmp_path / f"it.{ending}")
         assert read_mesh(tmp_path / f"it.{ending}").area == pytest.approx(1)
+
+
+def test_glb_is_known_by_its_content_and_archives_are_refused(tmp_path: Path) -> None:
+    file = Gltf()
+    file.square(material(FACTOR))
+    found = seen(read_mesh(file.write(tmp_path / "avatar.VRM")), QUARTERS[:1])
+    np.testing.assert_allclose(found, srgb(np.array([FACTOR])), atol=1e-6)
+    with zipfile.ZipFile(tmp_path / "it.zip", "w") as archive:
+        archive.write(tmp_path / "avatar.VRM", "avatar.glb")
+    with pytest.raises(MeshError, match="Unpack"):
+        read_mesh(tmp_path / "it.zip")
 
 
 @pytest.mark.parametrize(("up", "wanted"), [("y", (1, 2, 3)), ("z", (1, 3, -2)), ("x", (-2, 1, 3))])
