@@ -93,7 +93,7 @@ def inside_cells(triangles: Float[np.ndarray, "f 3 3"], radius: float, resolutio
         votes += np.moveaxis(found, (0, 1, 2), (axis, (axis + 1) % 3, (axis + 2) % 3))
     cells = votes >= VOTES
     # At the surface the axes differ by their lines' shift.
-    doubted = binary_erosion(cells) & (votes < 6)
+    doubted = np.asarray(binary_erosion(cells), dtype=bool) & (votes < 6)
     return Inside(cells, float(doubted.sum() / max(int(cells.sum()), 1)))
 
 
@@ -109,7 +109,7 @@ def _skin(triangles: Float[np.ndarray, "f 3 3"]) -> _Skin:
     count = int(part.max(initial=-1)) + 1
     # Around an edge with an even number of faces, as many should lead one way as the other.
     uses, net = np.bincount(edges.ravel()), np.bincount(edges.ravel(), ways.ravel())
-    contrary = np.where(uses % 2 == 0, net != 0, np.abs(net) > 1)[edges].any(axis=1)
+    contrary = np.asarray(np.where(uses % 2 == 0, net != 0, np.abs(net) > 1))[edges].any(axis=1)
     mixed = np.zeros(count, dtype=bool)
     mixed[part[contrary]] = True
     sizes = np.bincount(part, minlength=count)
@@ -132,7 +132,7 @@ def _welded(triangles: Float[np.ndarray, "f 3 3"]) -> Int[np.ndarray, "f 3"]:
 
 def _kept(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " k"]:
     """Of faces at the same place one, or none where both ways cancel inside a body: the wall between two boxes, say."""
-    order = np.sort(faces, axis=1)
+    order = np.asarray(np.sort(faces, axis=1))
     proper = np.flatnonzero((order[:, 0] < order[:, 1]) & (order[:, 1] < order[:, 2]))
     if not len(proper):
         return proper
@@ -219,7 +219,7 @@ def _crossings(skin: _Skin, axis: int, radius: float, resolution: int) -> _Cross
         j = low[face, 1] + local // np.maximum(widths[face, 0], 1)
         a, b, c = (flat[face, corner] - np.stack([i, j], axis=-1) for corner in range(3))
         parts = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=-1)
-        out, into = (parts > 0).all(axis=1), (parts < 0).all(axis=1)
+        out, into = np.asarray((parts > 0).all(axis=1)), np.asarray((parts < 0).all(axis=1))
         met = out | into
         face, parts = face[met], parts[met]
         depth = (triangles[face, :, 2] * parts).sum(axis=1) / parts.sum(axis=1)

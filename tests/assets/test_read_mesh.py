@@ -1,3 +1,5 @@
+# trimesh's annotations are narrower, or wider, than what it returns.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 """Meshes that others wrote come in with the colours that their formats' own rules give, in closed form."""
 
 from __future__ import annotations
@@ -556,11 +558,15 @@ def test_obj_counts_from_either_end_continues_lines_and_cuts_polygons(tmp_path: 
 # ------------------------------------------------------------------------------------------------ others
 
 
+# Name, numpy's type, and the numbers of each face.
+Lists = list[tuple[str, str, Any]]
+
+
 def write_ply(
     path: Path,
     kind: str,
     columns: list[tuple[str, str, list[float]]],
-    lists: list[tuple[str, str, list[list[float]]]],
+    lists: Lists,
     head: str = "",
 ) -> Path:
     """A square of two faces: columns of the vertices (name, numpy's type, values) and lists of the faces."""
@@ -588,8 +594,8 @@ def write_ply(
 
 
 PLY_KINDS = ("ascii", "binary_little_endian", "binary_big_endian")
-QUAD: list[tuple[str, str, list[list[float]]]] = [("vertex_indices", "i4", [[0, 1, 2, 3]])]
-TWO: list[tuple[str, str, list[list[float]]]] = [("vertex_index", "i4", [[0, 1, 2], [0, 2, 3]])]
+QUAD: Lists = [("vertex_indices", "i4", [[0, 1, 2, 3]])]
+TWO: Lists = [("vertex_index", "i4", [[0, 1, 2], [0, 2, 3]])]
 
 
 @pytest.mark.parametrize("kind", PLY_KINDS)
@@ -649,7 +655,7 @@ def test_a_ply_that_is_cut_off_or_wrong_is_refused(tmp_path: Path, kind: str) ->
 
 def test_faces_colours_and_files_without_colours(tmp_path: Path) -> None:
     mesh = trimesh.Trimesh(SQUARE, FACES, process=False)
-    mesh.visual.face_colors = [[10, 20, 30, 255], [40, 50, 60, 255]]  # pyright: ignore[reportAttributeAccessIssue]
+    mesh.visual.face_colors = [[10, 20, 30, 255], [40, 50, 60, 255]]
     mesh.export(tmp_path / "it.ply")
     found = seen(read_mesh(tmp_path / "it.ply"), QUARTERS[[0, 3]])
     assert np.round(found * 255).tolist() == [[40, 50, 60], [10, 20, 30]]
@@ -689,7 +695,7 @@ def test_every_format_that_is_exported_comes_back_with_its_vertex_colours(
     mesh = trimesh.creation.icosphere(3, radius=0.7)
     colours = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
     colours[:256, :3], colours[:, 3] = np.arange(256)[:, None], 255
-    mesh.visual.vertex_colors = colours  # pyright: ignore[reportAttributeAccessIssue]
+    mesh.visual.vertex_colors = colours
     path = write_mesh(mesh, tmp_path / f"it.{format}")
     told: list[str] = []
     again = read_mesh(path, told.append)

@@ -36,10 +36,12 @@ def body(number: int, triangle: str = "", more: str = "") -> str:
     )
 
 
-def package(path: Path, resources: str, build: str, head: str = "", **files: bytes | str) -> Path:
+def package(
+    path: Path, resources: str, build: str, head: str = "", files: dict[str, bytes] | None = None
+) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("3D/3dmodel.model", MODEL.format(head=head, resources=resources, build=build))
-        for name, content in files.items():
+        for name, content in (files or {}).items():
             archive.writestr(name, content)
     return path
 
@@ -69,7 +71,7 @@ def test_3mf_objects_lie_where_the_build_puts_them_and_the_bed_is_below(tmp_path
     other = MODEL.format(head="", resources=body(7), build="").encode()
     apart = package(
         tmp_path / "it.3mf", "", '<item objectid="7" p:path="/3D/Other.model"/>', 'requiredextensions="p"',
-        **{"3D/other.model": other},
+        {"3D/other.model": other},
     )  # fmt: skip
     assert len(read_mesh(apart).faces) == 1
 
@@ -98,7 +100,7 @@ def test_3mf_colours_are_srgb_of_triangles_or_of_their_object(
     )
     path = package(
         tmp_path / "it.3mf", resources + body(1, triangle, of_object), '<item objectid="1"/>',
-        **{"3D/Textures/it.png": file.getvalue()},
+        files={"3D/Textures/it.png": file.getvalue()},
     )  # fmt: skip
     assert middles(read_mesh(path)).tolist() == [wanted]
 

@@ -74,7 +74,7 @@ def test_the_axis_that_is_up_in_the_file_is_up_in_the_scene(
     """A rod along the file's z, red at its upper end: it stands where z is up, and lies along the scene's z elsewhere."""
     rod = trimesh.creation.box((0.2, 0.2, 1.2))
     red = rod.triangles_center[:, 2:] > 0
-    rod.visual.face_colors = np.where(red, [255, 0, 0, 255], [0, 0, 255, 255])  # pyright: ignore[reportAttributeAccessIssue]
+    rod.visual.face_colors = np.where(red, [255, 0, 0, 255], [0, 0, 255, 255])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     rod.export(tmp_path / "rod.ply")
     started = trainer(f"init={tmp_path / 'rod.ply'}", f"init_up={up}")
     start_from(started, str(tmp_path / "rod.ply"))
