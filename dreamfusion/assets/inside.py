@@ -81,7 +81,7 @@ def inside_cells(triangles: Float[np.ndarray, "f 3 3"], radius: float, resolutio
     """The union of all parts, less the cavities: parts inside others that are wound the other way.
 
     A part that contradicts itself about its outside (some faces are flipped) counts by the parity of its crossings. A mesh that
-    is wholly inside out is taken for its mirror image.
+    is wholly inside out is turned the right way out first.
     """
     skin = _skin(triangles)
     axes = [_crossings(skin, axis, radius, resolution) for axis in range(3)]
@@ -93,7 +93,7 @@ def inside_cells(triangles: Float[np.ndarray, "f 3 3"], radius: float, resolutio
         votes += np.moveaxis(found, (0, 1, 2), (axis, (axis + 1) % 3, (axis + 2) % 3))
     cells = votes >= VOTES
     # At the surface the axes differ by their lines' shift.
-    doubted = binary_erosion(cells) & (votes < 6)
+    doubted = np.asarray(binary_erosion(cells), dtype=bool) & (votes < 6)
     return Inside(cells, float(doubted.sum() / max(int(cells.sum()), 1)))
 
 
@@ -109,7 +109,7 @@ def _skin(triangles: Float[np.ndarray, "f 3 3"]) -> _Skin:
     count = int(part.max(initial=-1)) + 1
     # Around an edge with an even number of faces, as many should lead one way as the other.
     uses, net = np.bincount(edges.ravel()), np.bincount(edges.ravel(), ways.ravel())
-    contrary = np.where(uses % 2 == 0, net != 0, np.abs(net) > 1)[edges].any(axis=1)
+    contrary = np.asarray(np.where(uses % 2 == 0, net != 0, np.abs(net) > 1))[edges].any(axis=1)
     mixed = np.zeros(count, dtype=bool)
     mixed[part[contrary]] = True
     sizes = np.bincount(part, minlength=count)
@@ -132,7 +132,7 @@ def _welded(triangles: Float[np.ndarray, "f 3 3"]) -> Int[np.ndarray, "f 3"]:
 
 def _kept(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " k"]:
     """Of faces at the same place one, or none where both ways cancel inside a body: the wall between two boxes, say."""
-    order = np.sort(faces, axis=1)
+    order = np.asarray(np.sort(faces, axis=1))
     proper = np.flatnonzero((order[:, 0] < order[:, 1]) & (order[:, 1] < order[:, 2]))
     if not len(proper):
         return proper
@@ -219,7 +219,7 @@ def _crossings(skin: _Skin, axis: int, radius: float, resolution: int) -> _Cross
         j = low[face, 1] + local // np.maximum(widths[face, 0], 1)
         a, b, c = (flat[face, corner] - np.stack([i, j], axis=-1) for corner in range(3))
         parts = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], axis=-1)
-        out, into = (parts > 0).all(axis=1), (parts < 0).all(axis=1)
+        out, into = np.asarray((parts > 0).all(axis=1)), np.asarray((parts < 0).all(axis=1))
         met = out | into
         face, parts = face[met], parts[met]
         depth = (triangles[face, :, 2] * parts).sum(axis=1) / parts.sum(axis=1)
@@ -257,13 +257,14 @@ def _steps(
 def _turned(axes: list[_Crossings], skin: _Skin) -> Int[np.ndarray, " p"]:
     """-1 for the parts that must be turned over: inside out on their own, or within one that is.
 
-    A part that winds inwards within others that do not is a cavity and stays.
+    A part that winds inwards within others that do not is a cavity and stays. One that contradicts itself is a cavity where it
+    lies within an odd number of others, as parity has it.
     """
     count = len(skin.volumes)
     inverted = ~skin.mixed & (skin.volumes < 0)
-    if not inverted.any():
+    if not (inverted.any() or skin.mixed.any()):
         return np.ones(count, dtype=np.int64)
-    seen, within, without = (np.zeros(count) for _ in range(3))
+    seen, within, without, odd = (np.zeros(count) for _ in range(4))
     for crossings in axes:
         steps = _steps(crossings, skin.mixed)
         order = np.lexsort((np.arange(len(steps)), crossings.part, crossings.line))
@@ -273,9 +274,11 @@ def _turned(axes: list[_Crossings], skin: _Skin) -> Int[np.ndarray, " p"]:
         seen += np.bincount(crossings.part, minlength=count)
         within += np.bincount(crossings.part, others > 0, count)
         without += np.bincount(crossings.part, others < 0, count)
+        odd += np.bincount(crossings.part, others % 2 == 1, count)
     least = np.maximum(WITHIN * seen, 1)
     free = (within < least) & (without < least)
-    return np.where((without >= least) | (free & inverted), -1, 1)
+    over = np.where(skin.mixed, odd >= least, (without >= least) | (free & inverted))
+    return np.where(over, -1, 1)
 
 
 def _before(steps: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -8,7 +8,8 @@ import numpy as np
 import trimesh
 from jaxtyping import Float, Int
 
-from dreamfusion.posed_images.paint import Paint, PaintVisuals
+from dreamfusion.errors import MeshError
+from dreamfusion.posed_images.paint import Paint, PaintVisuals, SurfacePaint
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,17 @@ class Part:
     corners: Float[np.ndarray, "f 3 3"] | None = None
 
 
+def fans(lengths: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, "f 3"]]:
+    """Polygons cut into triangles: each one's polygon, and its corners' places in the list of all corners."""
+    lengths = lengths.astype(np.int64)
+    starts = lengths.cumsum() - lengths
+    triangles = np.maximum(lengths - 2, 0)
+    face_of = np.repeat(np.arange(len(lengths)), triangles)
+    k = np.arange(len(face_of)) - np.repeat(triangles.cumsum() - triangles, triangles)
+    first = starts[face_of]
+    return face_of, np.stack([first, first + k + 1, first + k + 2], axis=-1)
+
+
 def joined(parts: list[Part]) -> trimesh.Trimesh:
     """All parts as one mesh with its colours; without triangles, an empty one."""
     parts = [part for part in parts if len(part.faces)]
@@ -40,8 +52,9 @@ def joined(parts: list[Part]) -> trimesh.Trimesh:
     paints = {id(part.paint): part.paint for part in parts}
     numbers = {key: number for number, key in enumerate(paints)}
     paint_of = np.repeat([numbers[id(part.paint)] for part in parts], [len(part.faces) for part in parts])
-    visual = PaintVisuals(
-        faces, tuple(paints.values()), paint_of, np.concatenate(uvs), np.concatenate(corners)
-    )
+    if not all(np.isfinite(values).all() for values in (*uvs, *corners)):
+        raise MeshError("colours or texture coordinates of the mesh are not finite")
+    paint = SurfacePaint(tuple(paints.values()), paint_of, np.concatenate(uvs), np.concatenate(corners))
     vertices = np.concatenate([part.vertices for part in parts])
+    visual = PaintVisuals.of(paint, faces, len(vertices))
     return trimesh.Trimesh(vertices, faces, visual=visual, process=False)

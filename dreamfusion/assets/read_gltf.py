@@ -386,7 +386,7 @@ class _Reader:
             image, texture = self._texture(info)
         self._check_opacity(material, index, factor, image)
         paint = Paint((factor[0], factor[1], factor[2]), texture)
-        return paint, None if texture is None else _Coordinates.of(info)
+        return paint, None if info is None or texture is None else _Coordinates.of(info)
 
     def _texture(self, info: dict[str, Any]) -> tuple[np.ndarray | None, Texture | None]:
         """The image with its opacity, and what is laid over the part."""

@@ -1,7 +1,8 @@
 """Wavefront OBJ files with their materials: triangles, textures, and colours at the vertices.
 
 Colours are sRGB: those of materials (`Kd`) and those of vertices (six numbers after `v`, a common extension). A texture is
-multiplied with both, as light.
+multiplied with its material's colour, as light. It hides the colours of vertices, and those hide a material's colour: scanners
+write them beside each other, and mean the same by them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamfusion.assets.parts import Part
-from dreamfusion.assets.texture_files import find_texture
+from dreamfusion.assets.texture_files import find_texture, read_texture
 from dreamfusion.documents import MIB, read_bytes
 from dreamfusion.errors import MeshError, shown
-from dreamfusion.image_files import read_image
 from dreamfusion.posed_images.mtl import TextureStatement, texture_statement
 from dreamfusion.posed_images.paint import PLAIN_SRGB, Paint, Texture, srgb_to_linear
 
@@ -59,9 +59,8 @@ def read_obj(path: Path, report: Report) -> list[Part]:
     materials = _materials(geometry.libraries, path, report)
     if not geometry.points:
         return []
-    widths = {len(point) for point in geometry.points}
     points = np.array([point[:3] for point in geometry.points], dtype=np.float64)
-    colours = _vertex_colours(geometry.points) if max(widths) >= 6 else None
+    colours = _vertex_colours(geometry.points)
     coordinates = np.array([*geometry.coordinates, [0.0, 0.0]], dtype=np.float64)
     parts = []
     for name, corners in geometry.corners.items():
@@ -69,16 +68,19 @@ def read_obj(path: Path, report: Report) -> list[Part]:
         material = materials.get(name) if name is not None else None
         if name is not None and material is None:
             report(f"{path} uses the material {shown(name)}, which no material file holds: left out")
-        paint, statement = _paint(material, path, colours is not None, report)
-        uvs = None
+        paint, statement = _paint(material, path, report)
+        uvs, corners = None, colours[where[..., 0]]
         if paint.texture is not None and statement is not None:
             if (where[..., 1] < 0).any():
                 report(f"{path} has faces of the material {shown(name)} without texture coordinates")
             uvs = coordinates[where[..., 1]] * statement.scale + statement.offset
             uvs = uvs * [1, -1] + [0, 1]  # from the lower edge to the upper one
+        elif np.isfinite(corners).all():
+            paint = Paint(linear_corners=False)
         used, faces = np.unique(where[..., 0], return_inverse=True)
-        corner_colours = None if colours is None else colours[where[..., 0]]
-        parts.append(Part(points[used], faces.reshape(-1, 3), paint, uvs, corner_colours))
+        if paint.texture is not None or not np.isfinite(corners).all():
+            corners = None
+        parts.append(Part(points[used], faces.reshape(-1, 3), paint, uvs, corners))
     return parts
 
 
@@ -148,8 +150,12 @@ def _index(word: str, count: int) -> int:
 
 
 def _vertex_colours(points: list[list[float]]) -> Float[np.ndarray, "v 3"]:
-    colours = np.array([point[3:6] if len(point) >= 6 else [1.0] * 3 for point in points], dtype=np.float64)
-    return np.clip(colours / 255.0 if colours.max() > 1 else colours, 0, 1)
+    """sRGB, or nan where a vertex has none."""
+    colours = np.array(
+        [point[3:6] if len(point) >= 6 else [np.nan] * 3 for point in points], dtype=np.float64
+    )
+    largest = float(np.nanmax(colours)) if np.isfinite(colours).any() else 1.0
+    return np.clip(colours / 255.0 if largest > 1 else colours, 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ materials
@@ -200,22 +206,19 @@ def _library(path: Path, report: Report) -> dict[str, Material]:
     return materials
 
 
-def _paint(
-    material: Material | None, path: Path, has_colours: bool, report: Report
-) -> tuple[Paint, TextureStatement | None]:
+def _paint(material: Material | None, path: Path, report: Report) -> tuple[Paint, TextureStatement | None]:
     """The paint of a part, and how its texture is laid out."""
-    plain = (1.0,) * 3 if has_colours else (PLAIN_SRGB,) * 3
     if material is None:
-        return _in_colour(plain, None), None
+        return _in_colour((PLAIN_SRGB,) * 3, None), None
     if material.opacity < 1:
         report(f"{path} has transparent materials, which are read as opaque")
     statement = material.texture
     texture = None if statement is None else _texture(statement, path, report)
     color = material.color
     if texture is not None and (color is None or not any(color)):
-        # Exporters that mean "the texture alone" write black.
+        # Exporters that mean the texture alone write black.
         color = (1.0, 1.0, 1.0)
-    return _in_colour(plain if color is None else color, texture), statement
+    return _in_colour((PLAIN_SRGB,) * 3 if color is None else color, texture), statement
 
 
 def _in_colour(srgb: tuple[float, ...], texture: Texture | None) -> Paint:
@@ -226,14 +229,4 @@ def _in_colour(srgb: tuple[float, ...], texture: Texture | None) -> Paint:
 def _texture(statement: TextureStatement, path: Path, report: Report) -> Texture | None:
     for option in statement.unused:
         report(f"{path}: the option {option} of the texture {shown(statement.name)} is left out")
-    found = find_texture(statement.name, path)
-    if found is None:
-        report(f"{path} names the texture {shown(statement.name)}, which is not beside it: left out")
-        return None
-    try:
-        image = read_image(found, MeshError)
-    except MeshError as error:
-        report(f"a texture of {path} is left out: {error}")
-        return None
-    wrap = "clamp" if statement.clamp else "repeat"
-    return Texture(np.ascontiguousarray(image[..., :3]), (wrap, wrap))
+    return read_texture(statement.name, path, report, "clamp" if statement.clamp else "repeat")

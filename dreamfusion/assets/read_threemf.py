@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -65,7 +66,7 @@ def read_threemf(path: Path, report: Callable[[str], None]) -> list[Part]:
         return parts
 
 
-def _opened(file: io.BufferedIOBase, path: Path) -> zipfile.ZipFile:
+def _opened(file: BinaryIO, path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:

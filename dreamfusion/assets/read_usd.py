@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamfusion.assets.parts import Part
+from dreamfusion.assets.parts import Part, fans
 from dreamfusion.assets.texture_files import find_texture
 from dreamfusion.documents import MIB
 from dreamfusion.errors import MeshError, shown
@@ -88,7 +88,7 @@ def _mesh(
     order = np.array(mesh.GetFaceVertexIndicesAttr().Get() or [], dtype=np.int64)
     if counts.sum() != len(order) or (len(order) and not 0 <= order.min() <= order.max() < len(points)):
         raise MeshError(f"{mesh.GetPath()} has faces of vertices that do not exist")
-    face_of, corners = _fans(counts)
+    face_of, corners = fans(counts)
     flipped = np.linalg.det(matrix) < 0
     if flipped != (mesh.GetOrientationAttr().Get() == UsdGeom.Tokens.leftHanded):
         corners = corners[:, ::-1]
@@ -106,16 +106,6 @@ def _mesh(
         if len(rows):
             look = looks.of(bound.ComputeBoundMaterial()[0])
             yield _part(mesh, vertices, order, corners[rows], face_of[rows], look)
-
-
-def _fans(counts: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " f"], Int[np.ndarray, "f 3"]]:
-    """Polygons cut into triangles: each one's polygon, and its corners' places in the list of all corners."""
-    starts = counts.cumsum() - counts
-    triangles = np.maximum(counts - 2, 0)
-    face_of = np.repeat(np.arange(len(counts)), triangles)
-    k = np.arange(len(face_of)) - np.repeat(triangles.cumsum() - triangles, triangles)
-    first = starts[face_of]
-    return face_of, np.stack([first, first + k + 1, first + k + 2], axis=-1)
 
 
 def _part(

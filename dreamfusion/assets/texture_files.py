@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from dreamfusion.documents import is_regular
+from dreamfusion.errors import MeshError, shown
+from dreamfusion.image_files import read_image
+from dreamfusion.posed_images.paint import Texture, Wrap
 
 # Where downloads keep textures, beside a mesh or its folder.
 _FOLDERS = (
@@ -62,3 +68,19 @@ def _any_case(folder: Path, parts: tuple[str, ...]) -> Path | None:
             return None
         folder = folder / match
     return folder if is_regular(folder) else None
+
+
+def read_texture(
+    name: str, mesh: Path, report: Callable[[str], None], wrap: Wrap = "repeat"
+) -> Texture | None:
+    """The texture that `name` in the file `mesh` means; None, and a line to `report`, if there is none or it cannot be read."""
+    found = find_texture(name, mesh)
+    if found is None:
+        report(f"{mesh} names the texture {shown(name)}, which is not beside it: left out")
+        return None
+    try:
+        image = read_image(found, MeshError)
+    except MeshError as error:
+        report(f"a texture of {mesh} is left out: {error}")
+        return None
+    return Texture(np.ascontiguousarray(image[..., :3]), (wrap, wrap))

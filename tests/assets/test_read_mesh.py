@@ -1,3 +1,5 @@
+# trimesh's annotations are narrower, or wider, than what it returns.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 """Meshes that others wrote come in with the colours that their formats' own rules give, in closed form."""
 
 from __future__ import annotations
@@ -6,6 +8,7 @@ import io
 import itertools
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -495,7 +498,7 @@ def obj(folder: Path, text: str) -> Path:
     return folder / "it.obj"
 
 
-def test_obj_is_texture_times_kd_times_vertex_colour(tmp_path: Path) -> None:
+def test_obj_is_texture_times_kd_or_vertex_colour(tmp_path: Path) -> None:
     color, vertex = np.array([0.9, 0.5, 0.2]), np.array([0.5, 1.0, 0.25])
     plain = write_obj(tmp_path, "Kd 0.9 0.5 0.2")
     np.testing.assert_allclose(seen(read_mesh(plain), QUARTERS), np.repeat([color], 4, axis=0), atol=1e-6)
@@ -505,17 +508,29 @@ def test_obj_is_texture_times_kd_times_vertex_colour(tmp_path: Path) -> None:
     # Exporters that mean the texture alone write black.
     black = write_obj(tmp_path, "Kd 0 0 0\nmap_Kd skin.png")
     np.testing.assert_allclose(seen(read_mesh(black), QUARTERS) * 255, TEXELS.reshape(4, 3), atol=1e-6)
+    # Colours of vertices, which a texture hides and which hide the material's own, in bytes as well.
     text = both.read_text()
     for x in ("0 0", "1 0", "1 1", "0 1"):
         text = text.replace(f"v {x} 0\n", f"v {x} 0 0.5 1.0 0.25\n")
     both = write_obj(tmp_path, "Kd 0.9 0.5 0.2\nmap_Kd skin.png")
-    wanted = wanted * linear(vertex)
     np.testing.assert_allclose(seen(read_mesh(obj(tmp_path, text)), QUARTERS), srgb(wanted), atol=1e-6)
-    # Vertex colours alone, in bytes as well; a part without a material beside one with a texture.
-    text = text.replace("mtllib it.mtl", "").replace("usemtl skin", "")
+    write_obj(tmp_path, "Kd 0.9 0.5 0.2")
     for colours in ("0.5 1.0 0.25", "127.5 255 63.75"):
         found = seen(read_mesh(obj(tmp_path, text.replace("0.5 1.0 0.25", colours))), QUARTERS)
         np.testing.assert_allclose(found, np.repeat([vertex], 4, axis=0), atol=1e-6)
+
+
+def test_obj_parts_with_a_texture_with_vertex_colours_and_with_neither_keep_their_own(tmp_path: Path) -> None:
+    both = write_obj(tmp_path, "map_Kd skin.png\nnewmtl plain\nKd 0.9 0.5 0.2")
+    more = "".join(f"v {x} {y} 0 0 0.5 1\n" for x, y in ((2, 0), (3, 0), (3, 1), (2, 1)))
+    more += "usemtl plain\nf 5 6 7 8\n"
+    more += "".join(f"v {x} {y} 0\n" for x, y in ((4, 0), (5, 0), (5, 1), (4, 1))) + "f 9 10 11 12\n"
+    mesh = read_mesh(
+        obj(tmp_path, both.read_text() + more.replace("f 9", "usemtl skin2\nf 9")), lambda text: None
+    )
+    np.testing.assert_allclose(seen(mesh, QUARTERS) * 255, TEXELS.reshape(4, 3), atol=1e-6)
+    np.testing.assert_allclose(seen(mesh, QUARTERS + np.array([2, 0, 0])), [[0, 0.5, 1]] * 4, atol=1e-6)
+    np.testing.assert_allclose(seen(mesh, QUARTERS + np.array([4, 0, 0])), [[0.4] * 3] * 4, atol=1e-6)
 
 
 def test_obj_textures_repeat_clamp_and_move(tmp_path: Path) -> None:
@@ -543,16 +558,121 @@ def test_obj_counts_from_either_end_continues_lines_and_cuts_polygons(tmp_path: 
 # ------------------------------------------------------------------------------------------------ others
 
 
-def test_ply_and_stl(tmp_path: Path) -> None:
-    mesh = trimesh.Trimesh(SQUARE, FACES, vertex_colors=[[200, 100, 50, 255]] * 4, process=False)
-    mesh.export(tmp_path / "it.ply")
-    assert (np.round(seen(read_mesh(tmp_path / "it.ply"), QUARTERS) * 255) == [200, 100, 50]).all()
+# Name, numpy's type, and the numbers of each face.
+Lists = list[tuple[str, str, Any]]
+
+
+def write_ply(
+    path: Path,
+    kind: str,
+    columns: list[tuple[str, str, list[float]]],
+    lists: Lists,
+    head: str = "",
+) -> Path:
+    """A square of two faces: columns of the vertices (name, numpy's type, values) and lists of the faces."""
+    names = {"u1": "uchar", "u2": "ushort", "i4": "int", "f4": "float", "f8": "double"}
+    columns = [(axis, "f4", SQUARE[:, k].tolist()) for k, axis in enumerate("xyz")] + columns
+    text = f"ply\nformat {kind} 1.0\n{head}element vertex 4\n"
+    text += "".join(f"property {names[kind]} {name}\n" for name, kind, _ in columns)
+    text += f"element face {len(lists[0][2])}\n"
+    text += "".join(f"property list uchar {names[kind]} {name}\n" for name, kind, _ in lists) + "end_header\n"
+    content = text.encode()
+    order = "<" if "little" in kind else ">"
+    for row in range(4):
+        for _, dtype, values in columns:
+            value = np.array(values[row], order + dtype)
+            content += f"{value:.9g} ".encode() if kind == "ascii" else value.tobytes()
+    for row in range(len(lists[0][2])):
+        for _, dtype, values in lists:
+            numbers = np.array(values[row], order + dtype)
+            content += (
+                " ".join([str(len(numbers)), *(f"{n:.9g}" for n in numbers), "\n"]).encode() if kind == "ascii"
+                else bytes([len(numbers)]) + numbers.tobytes()
+            )  # fmt: skip
+    path.write_bytes(content)
+    return path
+
+
+PLY_KINDS = ("ascii", "binary_little_endian", "binary_big_endian")
+QUAD: Lists = [("vertex_indices", "i4", [[0, 1, 2, 3]])]
+TWO: Lists = [("vertex_index", "i4", [[0, 1, 2], [0, 2, 3]])]
+
+
+@pytest.mark.parametrize("kind", PLY_KINDS)
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [("u1", 255), ("u2", 65535), ("f4", 1), ("f8", 255), ("i4", 255)]
+)
+def test_ply_colours_are_srgb_of_any_type(tmp_path: Path, kind: str, dtype: str, largest: float) -> None:
+    values = np.array([0.2, 1.0, 0.6]) * largest
+    colours = [
+        (name, dtype, [value] * 4) for name, value in zip(("red", "green", "blue"), values, strict=True)
+    ]
+    # Coordinates without a texture take no colours away, as Blender writes them.
+    plain = [("s", "f4", [0.0] * 4), ("t", "f4", [0.0] * 4)]
+    for lists in (QUAD, TWO, [("vertex_indices", "i4", [[0, 1, 2], [0, 2, 3], [0, 1]])]):
+        mesh = read_mesh(write_ply(tmp_path / "it.ply", kind, plain + colours, lists))
+        assert mesh.area == pytest.approx(1)
+        np.testing.assert_allclose(seen(mesh, QUARTERS), [[0.2, 1.0, 0.6]] * 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", PLY_KINDS)
+@pytest.mark.parametrize("at", ["vertices", "faces"])
+def test_ply_textures_are_found_and_hide_the_colours(tmp_path: Path, kind: str, at: str) -> None:
+    Image.fromarray(TEXELS.repeat(8, axis=0).repeat(8, axis=1)).save(tmp_path / "skin.png")
+    uv = np.stack([CORNERS[:, 0], 1 - CORNERS[:, 1]], axis=-1)
+    columns = [(name, "u1", [9.0] * 4) for name in ("red", "green", "blue")]
+    lists = list(TWO)
+    if at == "vertices":
+        columns += [("s", "f4", uv[:, 0].tolist()), ("t", "f4", uv[:, 1].tolist())]
+    else:
+        lists.append(("texcoord", "f4", uv[FACES].reshape(2, 6).tolist()))
+    told: list[str] = []
+    path = write_ply(tmp_path / "it.ply", kind, columns, lists, "comment TextureFile C:\\work\\SKIN.png\n")
+    found = seen(read_mesh(path, told.append), QUARTERS)
+    np.testing.assert_allclose(found * 255, TEXELS.reshape(4, 3), atol=1e-6)
+    assert told == []
+    path = write_ply(tmp_path / "it.ply", kind, columns, lists, "comment TextureFile gone.png\n")
+    found = seen(read_mesh(path, told.append), QUARTERS)
+    np.testing.assert_allclose(found * 255, [[9] * 3] * 4, atol=1e-6)
+    assert len(told) == 1 and "gone.png" in told[0]
+
+
+@pytest.mark.parametrize("kind", PLY_KINDS)
+def test_a_ply_that_is_cut_off_or_wrong_is_refused(tmp_path: Path, kind: str) -> None:
+    path = write_ply(tmp_path / "it.ply", kind, [], QUAD)
+    content = path.read_bytes()
+    for length in range(0, len(content) - (1 if kind == "ascii" else 0), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(MeshError):
+            read_mesh(path)
+    for wrong in ([[0, 1, 4]], [[-1, 1, 2]]):
+        with pytest.raises(MeshError, match="do not exist"):
+            read_mesh(write_ply(path, kind, [], [("vertex_index", "i4", wrong)]))
+    path.write_bytes(content.replace(b"face 1", b"face 99999999"))
+    with pytest.raises(MeshError):
+        read_mesh(path)
+
+
+def test_faces_colours_and_files_without_colours(tmp_path: Path) -> None:
+    mesh = trimesh.Trimesh(SQUARE, FACES, process=False)
     mesh.visual.face_colors = [[10, 20, 30, 255], [40, 50, 60, 255]]
     mesh.export(tmp_path / "it.ply")
     found = seen(read_mesh(tmp_path / "it.ply"), QUARTERS[[0, 3]])
     assert np.round(found * 255).tolist() == [[40, 50, 60], [10, 20, 30]]
-    mesh.export(tmp_path / "it.stl")
-    assert read_mesh(tmp_path / "it.stl").area == pytest.approx(1)
+    for ending in ("stl", "off"):
+        mesh.export(tmp_path / f"it.{ending}")
+        assert read_mesh(tmp_path / f"it.{ending}").area == pytest.approx(1)
+
+
+def test_glb_is_known_by_its_content_and_archives_are_refused(tmp_path: Path) -> None:
+    file = Gltf()
+    file.square(material(FACTOR))
+    found = seen(read_mesh(file.write(tmp_path / "avatar.VRM")), QUARTERS[:1])
+    np.testing.assert_allclose(found, srgb(np.array([FACTOR])), atol=1e-6)
+    with zipfile.ZipFile(tmp_path / "it.zip", "w") as archive:
+        archive.write(tmp_path / "avatar.VRM", "avatar.glb")
+    with pytest.raises(MeshError, match="Unpack"):
+        read_mesh(tmp_path / "it.zip")
 
 
 @pytest.mark.parametrize(("up", "wanted"), [("y", (1, 2, 3)), ("z", (1, 3, -2)), ("x", (-2, 1, 3))])
@@ -575,7 +695,7 @@ def test_every_format_that_is_exported_comes_back_with_its_vertex_colours(
     mesh = trimesh.creation.icosphere(3, radius=0.7)
     colours = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
     colours[:256, :3], colours[:, 3] = np.arange(256)[:, None], 255
-    mesh.visual.vertex_colors = colours  # pyright: ignore[reportAttributeAccessIssue]
+    mesh.visual.vertex_colors = colours
     path = write_mesh(mesh, tmp_path / f"it.{format}")
     told: list[str] = []
     again = read_mesh(path, told.append)

@@ -97,6 +97,19 @@ def test_the_data_set_has_the_front_in_front(made: Path) -> None:
     assert 0.8 < np.linalg.norm(inside, axis=-1).max() < 1.0
 
 
+def test_a_file_whose_z_is_up_can_be_rendered_upright(script: Any, tmp_path: Path) -> None:
+    rod = trimesh.creation.box((0.5, 1.0, 4.0)).apply_translation([7, 8, 9])
+    # A vertex of no face counts for nothing.
+    loose = trimesh.Trimesh(np.concatenate([rod.vertices, [[99, 0, 0]]]), rod.faces, process=False)
+    loose.export(tmp_path / "rod.stl")
+    loose.export(tmp_path / "rod.ply")
+    for name in ("rod.stl", "rod.ply"):
+        for up, wanted in (("y", (0.5, 1, 4)), ("z", (0.5, 4, 1)), ("x", (1, 0.5, 4))):
+            mesh = script.load_mesh(tmp_path / name, up)
+            np.testing.assert_allclose(mesh.extents, np.array(wanted) * 2 / np.linalg.norm(wanted), atol=1e-6)
+            np.testing.assert_allclose(mesh.bounds.mean(axis=0), 0, atol=1e-6)
+
+
 def test_what_makes_no_data_set_is_told(
     script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -64,6 +65,54 @@ def test_a_run_gives_its_weights_to_the_same_field_and_its_object_to_another(
     assert (seen.sigmas[:2] > 5).all() and (seen.sigmas[2:] < 1).all()
     assert (seen.sigmas[:2] < first.scene.field(PROBES).sigmas[:2]).all()
     assert seen.albedo[0, 0] > 0.8 and seen.albedo[0, 1] < 0.3
+
+
+@pytest.mark.parametrize(("up", "full"), [("z", (0, 1, 0)), ("x", (0, 0, 1))])
+def test_the_axis_that_is_up_in_the_file_is_up_in_the_scene(
+    tmp_path: Path, up: str, full: tuple[int, int, int]
+) -> None:
+    """A rod along the file's z, red at its upper end: it stands where z is up, and lies along the scene's z elsewhere."""
+    rod = trimesh.creation.box((0.2, 0.2, 1.2))
+    red = rod.triangles_center[:, 2:] > 0
+    rod.visual.face_colors = np.where(red, [255, 0, 0, 255], [0, 0, 255, 255])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    rod.export(tmp_path / "rod.ply")
+    started = trainer(f"init={tmp_path / 'rod.ply'}", f"init_up={up}")
+    start_from(started, str(tmp_path / "rod.ply"))
+    ends = torch.tensor([full]) * torch.tensor([[0.5], [-0.5]])
+    seen = started.scene.field(torch.cat([ends, 0.5 * torch.eye(3)]))
+    assert (seen.sigmas[:2] > 10).all()
+    assert (seen.sigmas[2:] > 5).tolist() == [bool(value) for value in full]
+    assert seen.albedo[0, 0] > 0.7 > 0.3 > seen.albedo[1, 0]
+
+
+def test_an_axis_is_for_meshes_only(dreamfusion: Callable[..., Any], mesh_file: Path, tmp_path: Path) -> None:
+    words = ("train", "a duck", "--config", "miniature", "--device", "cpu", "--init-up", "z")
+    alone = dreamfusion(*words, "--dry-run")
+    assert alone.code == 11 and "init_up" in alone.err
+    planned = dreamfusion(*words, "--init", mesh_file, "--dry-run")
+    assert planned.code == 0 and "init_up: z" in planned.out
+    first = trainer()
+    run = directory.create(Path("outputs"), first.config)
+    checkpoint.save(checkpoint.path_for(run.checkpoints, 0), *first.state_dict())
+    refused = dreamfusion(*words, "--init", "1", "--dry-run")
+    assert refused.code == 11 and "--init-up is for meshes" in refused.err
+
+
+def test_what_of_a_mesh_is_not_used_is_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = trimesh.creation.box((0.6, 0.6, 0.6))
+    open_box = box.submesh([np.flatnonzero(box.triangles_center[:, 1] < 0.29)], append=True)
+    lines = [f"v {x} {y} {z}" for x, y, z in open_box.vertices.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
+    lines += [f"f {a} {b} {c}" for a, b, c in (open_box.faces + 1).tolist()]  # pyright: ignore[reportAttributeAccessIssue]
+    (tmp_path / "box.obj").write_text("\n".join(["mtllib gone.mtl", *lines]))
+    found = find_start(str(tmp_path / "box.obj"), tmp_path)
+    assert capsys.readouterr().err == ""
+    started = trainer()
+    start_from(started, found)
+    told = capsys.readouterr().err
+    assert told.count("gone.mtl") == 1 and told.count("has holes") == 1
+    assert float(started.scene.field(torch.zeros(1, 3)).sigmas.detach()) > 10
 
 
 def test_what_is_no_start_is_told(tmp_path: Path, fresh_run: RunDirectory) -> None:

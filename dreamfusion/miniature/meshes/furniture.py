@@ -14,6 +14,7 @@ from PIL import Image
 
 from dreamfusion.errors import DreamfusionError, MeshError
 from dreamfusion.image_files import read_image
+from dreamfusion.posed_images.mtl import texture_statement
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
 # Pictures are made this small before their colours are read: a vertex sees about what a pixel of a 64 px render sees.
@@ -156,7 +157,9 @@ class FurnitureLibrary:
             elif key == "d":
                 current.opacity = float(value.split()[-1])
             elif key == "map_Kd":
-                current.texture = self._texture(posixpath.join(folder, value.split(" -")[0]))
+                current.texture = self._texture(
+                    posixpath.join(folder, texture_statement(value).name.split(" -")[0])
+                )
         return materials
 
     def _texture(self, path: str) -> np.ndarray | None:
