@@ -22,10 +22,14 @@ def check_file(file: str, key: str) -> Path:
 
     Raises ConfigError for another kind of file, ModelNotFoundError for none, ModelUnsupportedError for a damaged one.
     """
-    path = Path(file).expanduser()
-    if path.suffix.lower() != ".safetensors":
+    if Path(file).suffix.lower() != ".safetensors":
         raise ConfigError(f"guidance.{key}", expected="a safetensors file", got=file, hint=PICKLE_HINT)
-    if not path.is_file():
+    try:
+        path = Path(file).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, the home of nobody
+        raise ModelNotFoundError(f"guidance.{key}: there is no file {file}", got=str(error)[:100]) from error
+    if not there:
         raise ModelNotFoundError(f"guidance.{key}: there is no file {file}")
     fault = safetensors_fault(path)
     if fault is not None:
