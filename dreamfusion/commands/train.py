@@ -66,7 +66,7 @@ def train(request: TrainRequest) -> None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     if config.clip is not None and not config.clip.mixes(config.training.steps):
         refuse_own_files(config.guidance)
-    _check_model(config)
+    _check_model(config, own_files=not request.dry_run)
     _tell_lights(config)
     if not request.dry_run:
         _check_parts(config)
@@ -175,14 +175,14 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
     return "stable-diffusion", model, f"a CUDA device and {model} are there"
 
 
-def _check_model(config: ExperimentConfig) -> None:
+def _check_model(config: ExperimentConfig, own_files: bool = True) -> None:
     from dreamfusion.guidance.models import find_model
 
     readers, guidance = _readers(config), config.guidance
-    own: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()  # a dry run may name files that are still to be made
     if guidance.model in readers:
         find_model(guidance.model, True, guidance.single_file_config)
-        own = check_own_files(guidance)
+        own = check_own_files(guidance) if own_files else ()
     tell_unknown_words(config.prompt, *readers, own=own)
 
 

@@ -31,7 +31,10 @@ def check_file(file: str, key: str) -> Path:
         raise ModelNotFoundError(f"guidance.{key}: there is no file {file}", got=str(error)[:100]) from error
     if not there:
         raise ModelNotFoundError(f"guidance.{key}: there is no file {file}")
-    fault = safetensors_fault(path)
+    try:
+        fault = safetensors_fault(path)
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        fault = "is no safetensors file"
     if fault is not None:
         raise ModelUnsupportedError(f"{file} {fault}", hint="download it again")
     return path
@@ -43,10 +46,17 @@ def opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
+        tensors = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ModelUnsupportedError(f"{path} cannot be read", got=str(error)[:160]) from error
+    with tensors:
+        yield tensors
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of all that is in a file; see `opened` for errors."""
+    with opened(path) as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
 
 
 def read(tensors: Any, key: str, path: Path, device: torch.device | str = "cpu") -> Tensor:
