@@ -108,13 +108,17 @@ PARSES = {
     "miniature/world.py": "specifications of scenes, of one's own data set",
     "miniature/training": "checkpoints of the embedded model's training, which users have no part in",
     "miniature/meshes": "the meshes that it is trained on, fetched and checked by their sums",
-    "guidance": "settings of models",
+    "guidance/models.py": "the package's own table of models",
 }
 
 
 def parsing_calls(path: Path) -> list[str]:
     """Calls of a parser of JSON or YAML in one module, with their lines."""
-    names = {("json", "load"), ("json", "loads"), *(("yaml", n) for n in ("load", "safe_load", "full_load", "unsafe_load"))}
+    names = {
+        ("json", "load"),
+        ("json", "loads"),
+        *(("yaml", n) for n in ("load", "safe_load", "full_load", "unsafe_load")),
+    }
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [
