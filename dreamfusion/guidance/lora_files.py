@@ -220,7 +220,7 @@ def _by_name(file: str, shapes: Mapping[str, Shape]) -> dict[str, dict[str, str]
     for factors in named.values():
         missing = [factor for factor in ("down", "up") if factor not in factors]
         if missing or len(factors.keys() & _MAGNITUDES) > 1:
-            lack = f"without a {missing[0]}" if missing else "with two kinds of magnitudes"
+            lack = f"without its {missing[0]}" if missing else "with two kinds of magnitudes"
             raise _refused(file, f"{next(iter(factors.values()))} {lack}", "the file is incomplete")
     return named
 
