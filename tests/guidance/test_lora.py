@@ -175,6 +175,9 @@ def test_stabilitys_own_names_are_those_that_diffusers_converts(tiny: Path):
     shapes = layers.shapes["unet"]
     names = {path: original_name(path, shapes) for path in shapes}
     assert None not in names.values() and len(set(names.values())) == len(names)
+    # Behind the attention, where the block has any.
+    after = 2 if "up_blocks.0.attentions.0.proj_in" in shapes else 1
+    assert names["up_blocks.0.upsamplers.0.conv"] == f"output_blocks.1.{after}.conv"
     marked = {
         f"model.diffusion_model.{name}.weight": torch.tensor([float(index)])
         for index, name in enumerate(names.values())
@@ -318,6 +321,8 @@ def test_the_alpha_of_peft(
     [
         "{",
         "[]",
+        '{"unet.init_lora_weights": "pissa_niter_4"}',
+        '{"unet.use_dora": true}',
         '{"lora_alpha": "x"}',
         '{"lora_alpha": 1e400}',
         '{"lora_alpha": 4, "alpha_pattern": {"(a+)+$": 2}}',
@@ -358,8 +363,9 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "adapter": ({"ip_adapter.1.to_k_ip.weight": (8, 8)}, "IP-Adapter"),
     "nothing known": ({**GOOD, "something.else": (1,)}, "the key something.else: of no known kind"),
     "nothing at all": ({}, "no key at all"),
-    "half": ({f"{NAME}.lora_up.weight": (32, 4), f"{NAME}.alpha": ()}, f"{NAME}.* without a down. The file is incomplete"),
-    "alpha alone": ({**GOOD, "lora_unet_conv_in.alpha": ()}, "lora_unet_conv_in.alpha without a down"),
+    "half": ({f"{NAME}.lora_up.weight": (32, 4), f"{NAME}.alpha": ()}, f"{NAME}.* without its down. The file is incomplete"),
+    "other half": ({f"{NAME}.lora_down.weight": (4, 32)}, "without its up"),
+    "alpha alone": ({**GOOD, "lora_unet_conv_in.alpha": ()}, "lora_unet_conv_in.alpha without its down"),
     "twice": (
         {**GOOD, f"unet.{LAYER}.lora_A.weight": (4, 32), f"unet.{LAYER}.lora_B.weight": (32, 4)}, "under two names",
     ),
