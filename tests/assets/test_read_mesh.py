@@ -222,11 +222,14 @@ def test_each_part_keeps_its_own_colours_where_its_node_puts_it(tmp_path: Path) 
     np.testing.assert_allclose(
         seen(mesh, QUARTERS * [-2, 2, 0] + [0, 5, 0]), srgb(half.astype(float)), atol=1e-6
     )
-    # Joined, moved and copied as everywhere else.
+    # Moved, copied and cut as everywhere else.
     moved = mesh.copy().apply_translation([0, 0, 1])
-    np.testing.assert_allclose(
-        seen(moved, QUARTERS + np.array([0, 0, 1])) * 255, TEXELS.reshape(4, 3), atol=1e-6
-    )
+    there = QUARTERS + np.array([0, 0, 1])
+    np.testing.assert_allclose(seen(moved, there) * 255, TEXELS.reshape(4, 3), atol=1e-6)
+    moved.update_faces(moved.triangles_center[:, 0] > 4)
+    assert len(moved.faces) == 2
+    there = QUARTERS + np.array([4, 0, 1])
+    np.testing.assert_allclose(seen(moved, there) * 255, other.reshape(4, 3), atol=1e-6)
 
 
 def test_vertex_colours_are_interpolated_as_light(tmp_path: Path) -> None:
@@ -540,6 +543,8 @@ def test_obj_textures_repeat_clamp_and_move(tmp_path: Path) -> None:
     clamped = write_obj(tmp_path, "map_Kd -clamp on -o 1 0 0 skin.png")
     found = seen(read_mesh(clamped), QUARTERS)
     np.testing.assert_allclose(found * 255, TEXELS[[0, 0, 1, 1], 1], atol=1e-6)
+    moved = write_obj(tmp_path, "map_Kd -clamp off -o 1 0 0 skin.png")
+    np.testing.assert_allclose(seen(read_mesh(moved), QUARTERS) * 255, TEXELS.reshape(4, 3), atol=1e-6)
 
 
 def test_obj_counts_from_either_end_continues_lines_and_cuts_polygons(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dreamfusion.posed_images.mesh_renderer import Light, render_mesh
+from dreamfusion.posed_images.mesh_renderer import Light, render_mesh, surface_colours
 
 FOVY_DEG, DISTANCE = 40.0, 4.0
 C2W = np.eye(4)
@@ -73,3 +73,20 @@ def test_light_is_lamberts_and_comes_from_where_it_is_said() -> None:
     behind = Light(direction=(0.0, 0.0, -1.0), ambient=0.5, diffuse=0.25)
     pixel = render_mesh(mesh, C2W, FOVY_DEG, 32, light=behind)[16, 16, :3]
     np.testing.assert_allclose(pixel, np.array([200, 100, 50]) / 255 * 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [[55, 204, 128, 255], [0.2159, 0.8, 0.5, 1.0]])
+def test_a_base_colour_factor_is_light_with_a_texture_or_without(factor: list[float]) -> None:
+    """As a mesh has it that trimesh itself has read from glTF: 0.2159 of the light is sRGB 128."""
+    light = np.array([55, 204, 128]) / 255
+    texel = np.array([200, 100, 50]) / 255
+    for image, linear in (
+        (None, light),
+        (Image.new("RGB", (4, 4), (200, 100, 50)), light * ((texel + 0.055) / 1.055) ** 2.4),
+    ):
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=factor, baseColorTexture=image)
+        mesh = quad(Image.new("RGB", (1, 1)))
+        mesh.visual = trimesh.visual.TextureVisuals(uv=mesh.visual.uv, material=material)
+        seen = surface_colours(mesh, np.array([0]), np.array([[0.2, 0.3, 0.5]]))[0]
+        np.testing.assert_allclose(seen, 1.055 * linear ** (1 / 2.4) - 0.055, atol=1e-6)
+        assert image is not None or round(seen[0] * 255) == 128
