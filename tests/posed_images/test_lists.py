@@ -398,8 +398,7 @@ def test_a_mask_is_cut_at_half(write_transforms: Write, kind: str) -> None:
         mask = Image.merge("LA", (Image.new("L", (24, 20), 255), mask))
     if kind == "palette":
         mask = mask.convert("P")
-    options = {"quality": 30} if kind == "jpg" else {}
-    mask.save(folder / f"mask.{'jpg' if kind == 'jpg' else 'png'}", **options)
+    mask.save(folder / f"mask.{'jpg' if kind == 'jpg' else 'png'}", quality=30)
     if kind == "jpg":  # black is not 0 there
         with Image.open(folder / "mask.jpg") as opened:
             assert np.asarray(opened)[:, 12:].max() > 0
