@@ -21,7 +21,8 @@ IsName = Callable[[NamesFile, str], bool]
 def with_absolute_paths(config: Model, is_name: IsName) -> Model:
     """The configuration with every path relative to the current folder, or to a home (`~`), made absolute.
 
-    What does not exist stays as it is, and so do hub ids. Symbolic links are kept: the hub's cache consists of them, and what they lead to has another name.
+    What does not exist stays as it is, and so do hub ids. Symbolic links are kept: the hub's cache consists of them,
+    and what they lead to has another name.
 
     Args:
         config: of a whole experiment, or a part of one.
