@@ -77,7 +77,7 @@ def palette(kind: str, **options: Any) -> bytes:
 
 
 def opaque(*colours: tuple[int, int, int] | int) -> list[Pixel]:
-    return [(*((c,) * 3 if isinstance(c, int) else c), 255) for c in colours]
+    return [(c, c, c, 255) if isinstance(c, int) else (*c, 255) for c in colours]
 
 
 LOSSLESS = {"lossless": True, "exact": True}

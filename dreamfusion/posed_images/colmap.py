@@ -21,7 +21,7 @@ from dreamfusion.documents import reason, regular_file
 from dreamfusion.errors import DatasetError
 from dreamfusion.image_files import read_head
 from dreamfusion.posed_images.files import DatasetFiles, check_size, find_images
-from dreamfusion.posed_images.frames import Capture, Frame, Lens, checked_pose
+from dreamfusion.posed_images.frames import Capture, Frame, Lens, checked_lens, checked_pose
 from dreamfusion.posed_images.transforms import split_every
 
 # Where COLMAP and nerfstudio put a model below the dataset.
@@ -181,7 +181,7 @@ def _lens(model: int | str, width: int, height: int, parameters: tuple[float, ..
             f"{where}: parameters of a camera", expected="finite numbers, the focal length above 0",
             got=" ".join(f"{value:g}" for value in parameters),
         )  # fmt: skip
-    return Lens(width, height, **values)
+    return checked_lens(Lens(width, height, **values), where)
 
 
 def _pose(

@@ -184,11 +184,13 @@ def read_dataset(
     ball = find_ball(capture, sines, config.radius)
     similarity = similarity_to(capture, ball)
     split = len(capture.train)
-    held_out = capture.held_out and _images(capture.held_out, pictures[split:], similarity, config.downscale)
+    held_out = None
+    if capture.held_out:
+        held_out = _images(capture.held_out, pictures[split:], similarity, config.downscale)
     return PosedDataset(
         capture.layout,
         _images(capture.train, pictures[:split], similarity, config.downscale),
-        held_out or None,
+        held_out,
         with_alpha,
         similarity,
         (*capture.notes, *notes, *ball.notes),

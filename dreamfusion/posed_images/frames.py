@@ -14,6 +14,8 @@ from dreamfusion.errors import DatasetError
 DISTORTION = ("k1", "k2", "k3", "p1", "p2")
 # Of a pose: squares must stay finite, and no unit is so small.
 _LARGEST = 1e15
+# Of a lens, in sides of the image: a view of 179.9 degrees to one of 0.0006.
+_FOCALS, _MIDDLES, _DISTORTIONS = (1e-3, 1e5), 100.0, 1e6
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,36 @@ class Lens:
             x * radial + 2 * self.p1 * x * y + self.p2 * (square + 2 * x * x),
             y * radial + self.p1 * (square + 2 * y * y) + 2 * self.p2 * x * y,
         )
+
+
+def checked_lens(lens: Lens, where: str) -> Lens:
+    """`lens`, its numbers of a size that a camera can have and arithmetic can hold.
+
+    Raises:
+        DatasetError: a focal length that sees all of a half-space or a single point, a principal point far outside, distortion
+            beyond all lenses.
+    """
+    for axis, size in (("x", lens.width), ("y", lens.height)):
+        focal, middle = (lens.fx, lens.cx) if axis == "x" else (lens.fy, lens.cy)
+        low, high = _FOCALS[0] * size, _FOCALS[1] * size
+        if not low <= focal <= high:
+            raise DatasetError(
+                f"{where}: the focal length along {axis}",
+                expected=f"{low:g} to {high:g} pixels",
+                got=f"{focal:g}",
+            )
+        if not abs(middle) <= _MIDDLES * size:
+            raise DatasetError(
+                f"{where}: the principal point's {axis}",
+                expected=f"up to {_MIDDLES * size:g} pixels",
+                got=f"{middle:g}",
+            )
+    for name in DISTORTION:
+        if not abs(value := getattr(lens, name)) <= _DISTORTIONS:
+            raise DatasetError(
+                f"{where}: the distortion {name}", expected=f"up to {_DISTORTIONS:g}", got=f"{value:g}"
+            )
+    return lens
 
 
 @dataclass(frozen=True)

@@ -120,20 +120,32 @@ def common_point(frames: list[Frame]) -> Float[np.ndarray, "3"]:
     Raises:
         DatasetError: the axes are parallel, or the point is not in most of the pictures.
     """
-    views = _Views.of(frames)
-    everyone, weights = np.ones(len(frames), bool), np.ones(len(frames))
-    point = views.nearest_point(weights, everyone)
-    # Least sum of distances instead of squares: a few axes do not move it far (iteratively reweighted least squares).
+    views, equal = _Views.of(frames), np.ones(len(frames))
+    squares = views.nearest_point(equal, equal > 0)
+    points = (_least_sum(views, squares), squares)
+    seeing = [int(views.see(point).sum()) for point in points]
+    if max(seeing) < _LOOK_AT_IT * len(frames):
+        raise _no_common_point(
+            f"the nearest point to their axes is in {max(seeing)} of {len(frames)} pictures"
+        )
+    return views.nearest_point(equal, views.look_at(points[int(seeing[1] > seeing[0])]))
+
+
+def _least_sum(views: _Views, point: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """The point whose sum of distances to all axes is least: a few axes do not move it far, as they do with squares.
+
+    Iteratively reweighted least squares, from `point`.
+    """
+    everyone = np.ones(len(views.origins), bool)
     for _ in range(_REWEIGHTINGS):
         misses = np.linalg.norm(np.cross(views.axes, point - views.origins), axis=-1)
-        weights = 1 / np.maximum(misses, 1e-6 * np.linalg.norm(point - views.origins, axis=-1).max() + 1e-300)
+        scale = np.linalg.norm(point - views.origins, axis=-1).max()
+        weights = 1 / np.maximum(misses, 1e-6 * scale + 1e-300)
         try:
             point = views.nearest_point(weights / weights.max(), everyone)
-        except DatasetError:  # those near one line have all the weight
+        except DatasetError:  # axes on nearly one line have all the weight
             break
-    if (seeing := int(views.see(point).sum())) < _LOOK_AT_IT * len(frames):
-        raise _no_common_point(f"the nearest point to their axes is in {seeing} of {len(frames)} pictures")
-    return views.nearest_point(np.ones(len(frames)), views.look_at(point))
+    return point
 
 
 def _no_common_point(got: str) -> DatasetError:

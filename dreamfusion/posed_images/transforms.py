@@ -16,7 +16,7 @@ from dreamfusion.documents import MIB, Limits, read_json
 from dreamfusion.errors import DatasetError, printable, shown
 from dreamfusion.image_files import read_head
 from dreamfusion.posed_images.files import DatasetFiles, check_size, find_images
-from dreamfusion.posed_images.frames import DISTORTION, Capture, Frame, Lens, checked_pose
+from dreamfusion.posed_images.frames import DISTORTION, Capture, Frame, Lens, checked_lens, checked_pose
 from dreamfusion.posed_images.keys import check_keys
 
 HOLD_OUT_EVERY = 8
@@ -190,14 +190,9 @@ def _lens(entry: Mapping[str, Any], content: Mapping[str, Any], image: Path, whe
     declared = [_number(values, name, side, positive=True) for name, side in zip("wh", size, strict=True)]
     check_size(image, head, (declared[0], declared[1]), "as its intrinsics say")
     fx, fy = _focals(entry, content, size, where)
-    return Lens(
-        *size,
-        fx,
-        fy,
-        _number(values, "cx", size[0] / 2),
-        _number(values, "cy", size[1] / 2),
-        **{name: _number(values, name, 0.0) for name in DISTORTION},
-    )
+    middle = [_number(values, name, side / 2) for name, side in zip(("cx", "cy"), size, strict=True)]
+    distortion = {name: _number(values, name, 0.0) for name in DISTORTION}
+    return checked_lens(Lens(*size, fx, fy, middle[0], middle[1], **distortion), where)
 
 
 _LENS_KEYS = ("w", "h", "cx", "cy", *DISTORTION, "k4", "k5", "k6", "camera_model", "is_fisheye")

@@ -270,6 +270,22 @@ def test_the_frames_own_size_and_model_count(write_transforms: Write) -> None:
     assert "frame 2 of" in (text := message(folder)) and "not understood" in text
 
 
+@pytest.mark.parametrize(("key", "wrong"), [
+    ("fl_x", 1e-9), ("fl_y", 1e30), ("cx", 1e30), ("cy", -1e5), ("k1", 1e30), ("p2", -1e7), ("camera_angle_x", 3.1415),
+])  # fmt: skip
+def test_numbers_that_no_camera_has_are_refused(write_transforms: Write, key: str, wrong: float) -> None:
+    text = message(
+        write_transforms(
+            intrinsics={"fl_x": 30, "fl_y": 30} | {key: wrong} if key[:2] != "ca" else {key: wrong}
+        )
+    )
+    assert (
+        text.startswith("frame 0 of") and "pixels, got" in text
+        if key[0] in "fc"
+        else f"distortion {key}" in text
+    )
+
+
 def test_intrinsics_that_contradict_each_other_are_refused(write_transforms: Write) -> None:
     text = message(write_transforms(camera_angle_x=ANGLE))
     assert "'fl_x' and 'camera_angle_x' contradict each other: got 30 and 40 pixels" in text
@@ -398,8 +414,7 @@ def test_a_mask_is_cut_at_half(write_transforms: Write, kind: str) -> None:
         mask = Image.merge("LA", (Image.new("L", (24, 20), 255), mask))
     if kind == "palette":
         mask = mask.convert("P")
-    options = {"quality": 30} if kind == "jpg" else {}
-    mask.save(folder / f"mask.{'jpg' if kind == 'jpg' else 'png'}", **options)
+    mask.save(folder / f"mask.{'jpg' if kind == 'jpg' else 'png'}", quality=30)
     if kind == "jpg":  # black is not 0 there
         with Image.open(folder / "mask.jpg") as opened:
             assert np.asarray(opened)[:, 12:].max() > 0
