@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, got " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[assets,lora,usdz,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[assets,usdz,test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -63,7 +63,7 @@ test-slow: $(STAMP) browser
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	PIP_CONSTRAINT= $(LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: \
-		-c constraints-lowest.txt -e '.[assets,if,lora,usdz,test]'
+		-c constraints-lowest.txt -e '.[assets,if,usdz,test]'
 	@touch $@
 
 # The tokenizers that belong to the oldest transformers announce that reading vocab.json will change.

@@ -78,6 +78,13 @@ class Axis(StrEnum):
     z = "z"
 
 
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 class MeshFormat(StrEnum):
     glb = "glb"
     obj = "obj"
@@ -129,6 +136,15 @@ Overrides = Annotated[
         "--set", metavar="KEY.PATH=VALUE", help="Change one value; may be given again.", show_default=False
     ),
 ]
+GuidanceOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="guidance.KEY=VALUE",
+        help="Change one value of the guidance; may be given again.",
+        show_default=False,
+    ),
+]
 OutputFile = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Default: inside the run.", show_default=False)
 ]
@@ -138,7 +154,32 @@ Steps = Annotated[int | None, typer.Option(help="Optimiser iterations.", show_de
 ComputeDevice = Annotated[
     Device | None, typer.Option(help="Where to compute; auto takes the fastest.", show_default=False)
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="FILE[=WEIGHT]", help="LoRA of one's own; may be given again.", show_default=False
+    ),
+]
+Embeddings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        metavar="FILE[=WORD]",
+        help="Textual-inversion word; may be given again.",
+        show_default=False,
+    ),
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What images should not show.", show_default=False),
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option("--dtype", help="Precision of the frozen model's UNet.", show_default=False),
+]
 _RUNS = Path("outputs")
+# Of files with weights, pickles included: they are refused by name.
+_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def _version(asked: bool | None) -> None:
@@ -184,18 +225,10 @@ def train(
             metavar="GB", help="GPU memory to plan for; what is free if left out.", show_default=False
         ),
     ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[=WEIGHT]", help="LoRA of one's own; may be given again.", show_default=False
-        ),
-    ] = None,
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[=WORD]", help="Textual-inversion word; may be given again.", show_default=False
-        ),
-    ] = None,
+    lora: Loras = None,
+    embedding: Embeddings = None,
+    negative_prompt: NegativePrompt = None,
+    dtype: DtypeOption = None,
     guidance: Annotated[
         Guidance | None,
         typer.Option(help="What pulls: diffusion, CLIP (Dream Fields), or both.", show_default=False),
@@ -229,8 +262,7 @@ def train(
         "device": None if device is None else device.value,
         "guidance.model": model,
         "vram_gb": vram,
-        "guidance.loras": _pairs(lora, "file", "weight"),
-        "guidance.embeddings": _pairs(embedding, "file", "word"),
+        **_personal(lora, embedding, negative_prompt, dtype),
         "init": init,
         "init_up": None if init_up is None else init_up.value,
     }
@@ -296,12 +328,43 @@ def fit(
     fit(FitRequest(dataset, config, tuple(overrides or ()), options, output, name, truth, dry_run))
 
 
-def _pairs(texts: list[str] | None, first: str, second: str) -> list[dict[str, str]] | None:
+def _personal(
+    lora: list[str] | None, embedding: list[str] | None, negative_prompt: str | None, dtype: Dtype | None
+) -> dict[str, Any]:
+    """Config keys of what is added to a model, for every command that takes it."""
+    return {
+        "guidance.loras": _pairs(lora, "weight"),
+        "guidance.embeddings": _pairs(embedding, "word"),
+        "guidance.negative_prompt": negative_prompt,
+        "guidance.dtype": None if dtype is None else dtype.value,
+    }
+
+
+def _pairs(texts: list[str] | None, second: str) -> list[dict[str, str]] | None:
     """FILE or FILE=VALUE as mappings; None when the option was left out."""
     if not texts:
         return None
-    parts = [text.rpartition("=") if "=" in text else ("", "", text) for text in texts]
-    return [{first: file, second: value} if file else {first: value} for file, _, value in parts]
+    pairs = [(text, None) if "=" not in text else _split(text) for text in texts]
+    return [{"file": file} if value is None else {"file": file, second: value} for file, value in pairs]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # a name too long, the home of nobody
+        return False
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """FILE and VALUE of a text with =, which either may have too: a file that is there decides, the longest first."""
+    places = [place for place, character in enumerate(text) if character == "="]
+    splits = [(text, None), *((text[:place], text[place + 1 :]) for place in reversed(places))]
+    for file, value in splits:
+        if _is_file(file):
+            return file, value
+    # None is there: "a=b.safetensors" is a file's name, and whatever comes after an ending is a value.
+    ended = [split for split in splits if Path(split[0]).suffix.lower() in _ENDINGS]
+    return (ended or splits[1:])[0]
 
 
 @app.command()
@@ -553,6 +616,11 @@ def sample(
         str, typer.Option(metavar="NAME", help="diffusers' sampler, such as DPMSolverMultistep.")
     ] = "DDIM",
     model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.")] = "miniature",
+    lora: Loras = None,
+    embedding: Embeddings = None,
+    negative_prompt: NegativePrompt = None,
+    dtype: DtypeOption = None,
+    overrides: GuidanceOverrides = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The sheet; default: in outputs/samples/.", show_default=False),
@@ -566,8 +634,10 @@ def sample(
     """
     from dreamfusion.commands.sample import SampleRequest, sample
 
+    options = {"guidance.model": model, **_personal(lora, embedding, negative_prompt, dtype)}
+    chosen = tuple(overrides or ())
     request = SampleRequest(
-        prompt, view, seed, guidance_scale, guidance_above, count, steps, scheduler, model, output
+        prompt, view, seed, guidance_scale, guidance_above, count, steps, scheduler, options, chosen, output
     )
     sample(request, device.value)
 
@@ -591,6 +661,11 @@ def diffuse(
         str | None,
         typer.Option(metavar="NAME|PATH|HUB-ID", help="The frozen model.", show_default=False),
     ] = None,
+    lora: Loras = None,
+    embedding: Embeddings = None,
+    negative_prompt: NegativePrompt = None,
+    dtype: DtypeOption = None,
+    overrides: GuidanceOverrides = None,
     azimuth_deg: Annotated[float, typer.Option(help="Of the view: 0 is the front.")] = 0.0,
     elevation_deg: Annotated[float, typer.Option(help="Of the view.")] = 15.0,
     output: Annotated[
@@ -606,8 +681,14 @@ def diffuse(
     """
     from dreamfusion.commands.diffuse import DiffuseRequest, diffuse
 
+    options = {
+        "guidance.model": model,
+        "guidance.guidance_scale": guidance_scale,
+        **_personal(lora, embedding, negative_prompt, dtype),
+    }
+    chosen = tuple(overrides or ())
     request = DiffuseRequest(
-        source, prompt, timesteps, guidance_scale, seed, model, azimuth_deg, elevation_deg, runs, output
+        source, prompt, timesteps, seed, options, chosen, azimuth_deg, elevation_deg, runs, output
     )
     diffuse(request, device.value)
 

@@ -617,7 +617,7 @@ class LoraConfig(_Strict):
     """LoRA weights of one's own, added to the model's (arXiv 2106.09685)."""
 
     file: FilePath = Field(description="a safetensors file")
-    weight: float = 1.0
+    weight: float = Field(default=1.0, description="times the change that the file makes")
 
 
 class EmbeddingConfig(_Strict):

@@ -159,6 +159,22 @@ def load_config(
     origins: dict[tuple[str, ...], str] = {}
     for layer, name in _file_layers(source, run):
         data = _merge(data, layer, (), name, origins)
+    return _changed(data, overrides, options, origins)
+
+
+def change_config(
+    config: ExperimentConfig, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> ExperimentConfig:
+    """A checked experiment with other values; see `load_config` for the arguments and what is raised."""
+    return _changed(config.model_dump(mode="json"), overrides, options, {})
+
+
+def _changed(
+    data: dict[str, Any],
+    overrides: Sequence[str],
+    options: Mapping[str, Any] | None,
+    origins: dict[tuple[str, ...], str],
+) -> ExperimentConfig:
     for text in overrides:
         path, raw = parse_override(text)
         value = _override_value(path, raw, data)

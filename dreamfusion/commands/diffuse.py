@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from dreamfusion.assets.files import STILLS, choose_format
 from dreamfusion.commands.finished import check_folder, check_writable_file, find_run, load_view
 from dreamfusion.commands.lists import numbers
+from dreamfusion.commands.own_files import changed_guidance, check_own_files
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.render import MAX_TURN_DEG
-from dreamfusion.config import LARGEST, GuidanceConfig
+from dreamfusion.config import LARGEST, ExperimentConfig, GuidanceConfig
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import ConfigError, RunNotFoundError
 from dreamfusion.progress import busy, result
@@ -19,18 +21,27 @@ from dreamfusion.runs.directory import RunDirectory
 
 COLUMNS = ("noised", "predicted noise", "predicted clean", "SDS gradient")
 SIDE = 128
+USED = (
+    "single_file_config", "loras", "embeddings", "negative_prompt", "image_size", "dtype", "slices", "weighting",
+    "view_prompts",
+)  # fmt: skip
+"""What `--set guidance.KEY` can change here."""
 
 
 @dataclass(frozen=True)
 class DiffuseRequest:
-    """What the user asked for; see `dreamfusion diffuse --help`."""
+    """What the user asked for; see `dreamfusion diffuse --help`.
+
+    `guidance` has the model, what is added to it and the guidance scale, by dotted config keys as in `train`; None values
+    are left out.
+    """
 
     source: str
     prompt: str | None
     timesteps: str
-    guidance_scale: float | None
     seed: int
-    model: str | None
+    guidance: Mapping[str, Any]
+    overrides: tuple[str, ...]
     azimuth_deg: float
     elevation_deg: float
     runs: Path
@@ -47,9 +58,8 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     _check_numbers(request)
     picture = Path(request.source).expanduser()
     run = None if picture.is_file() else _run(request)
-    config = _as_in_training(request.model) if run is None else run.config().guidance
-    changes = {"model": request.model, "guidance_scale": request.guidance_scale}
-    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    base = _as_in_training(request.guidance.get("guidance.model")) if run is None else run.config()
+    config = changed_guidance(base, request.overrides, dict(request.guidance), USED, "diffuse")
     prompt = check_prompt(_prompt(request, run), "say what the picture shows: --prompt 'a red mushroom'")
     path = request.output or (Path("outputs") / "diffused" / f"{picture.stem}.png" if run is None else
                               run.path / "diffused.png")  # fmt: skip
@@ -57,8 +67,8 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     choose_format(path, None, STILLS)
     from dreamfusion.guidance.models import find_model
 
-    find_model(config.model, probe_hub=True)
-    tell_unknown_words(prompt, config.model)
+    find_model(config.model, True, config.single_file_config)
+    tell_unknown_words(prompt, config.model, own=check_own_files(config))
     image = _read(picture) if run is None else _render(request, run, device)
     sheet, norms = _explain(request, config, prompt, image, fractions, device)
     from dreamfusion.assets.images import write_image
@@ -72,6 +82,9 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
         path=path,
         text=prompt,
         model=config.model,
+        loras=[lora.model_dump() for lora in config.loras],
+        embeddings=[embedding.model_dump() for embedding in config.embeddings],
+        negative_prompt=config.negative_prompt,
         guidance_scale=config.guidance_scale,
         gradient_norms=norms,
     )
@@ -86,10 +99,10 @@ def _run(request: DiffuseRequest) -> RunDirectory:
         ) from error
 
 
-def _as_in_training(model: str | None) -> GuidanceConfig:
+def _as_in_training(model: str | None) -> ExperimentConfig:
     """Scale, weighting and view words that training with such a model would take."""
     preset = "miniature" if model in (None, "miniature") else "stable-diffusion"
-    return load_config(preset, (), {"prompt": "any"}).guidance
+    return load_config(preset, (), {"prompt": "any"})
 
 
 def _prompt(request: DiffuseRequest, run: RunDirectory | None) -> str:
@@ -100,7 +113,7 @@ def _prompt(request: DiffuseRequest, run: RunDirectory | None) -> str:
 
 def _check_numbers(request: DiffuseRequest) -> None:
     for option, value, largest in (
-        ("--guidance-scale", request.guidance_scale, LARGEST),
+        ("--guidance-scale", request.guidance.get("guidance.guidance_scale"), LARGEST),
         ("--azimuth-deg", request.azimuth_deg, MAX_TURN_DEG),
         ("--elevation-deg", request.elevation_deg, 90),
     ):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from dreamfusion.errors import PromptError, shown
 from dreamfusion.progress import notice
 
@@ -29,16 +32,19 @@ def check_prompt(
         raise PromptError("the prompt is not text", expected="UTF-8", got=ascii(plain)) from None
 
 
-def tell_unknown_words(prompt: str, *models: str) -> None:
+def tell_unknown_words(prompt: str, *models: str, own: Sequence[str] = ()) -> None:
     """A notice for each word that the miniature never saw, with the nearest it did; nothing for other models.
 
     Args:
         models: those that read the prompt, diffusion models and CLIPs.
+        own: words of textual inversion, which the diffusion model knows.
     """
     if "miniature" not in models:
         return
     from dreamfusion.miniature.vocabulary import unknown_words
 
+    for word in own:
+        prompt = re.sub(re.escape(word), " ", prompt, flags=re.IGNORECASE)
     for word, nearest in unknown_words(prompt).items():
         meant = f"; nearest: {', '.join(nearest)}" if nearest else ""
         notice(f"note: the embedded model does not know '{word}'{meant} (all its words: dreamfusion doctor)")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamfusion.commands.finished import check_folder, check_writable_file
 from dreamfusion.commands.lists import integers, numbers, words
+from dreamfusion.commands.own_files import changed_guidance, check_own_files
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
-from dreamfusion.config import SIDES, VIEWS, GuidanceConfig, ViewPromptConfig
+from dreamfusion.config import SIDES, VIEWS, ExperimentConfig, GuidanceConfig, ViewPromptConfig
 from dreamfusion.errors import ConfigError, OutputError
 from dreamfusion.progress import Bar, busy, result
 
@@ -21,11 +22,16 @@ SMALLEST = 128
 COUNT = 4
 LARGEST = 1024
 """Pictures of one call at most: a slip of the finger should not run for a day."""
+USED = ("single_file_config", "loras", "embeddings", "negative_prompt", "image_size", "dtype", "slices")
+"""What `--set guidance.KEY` can change here."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What the user asked for; see `dreamfusion sample --help`."""
+    """What the user asked for; see `dreamfusion sample --help`.
+
+    `guidance` has the model and what is added to it, by dotted config keys as in `train`; None values are left out.
+    """
 
     prompt: str
     view: str
@@ -35,7 +41,8 @@ class SampleRequest:
     count: int | None
     steps: int
     scheduler: str
-    model: str
+    guidance: Mapping[str, Any]
+    overrides: tuple[str, ...]
     output: Path | None
 
 
@@ -71,8 +78,9 @@ def sample(request: SampleRequest, device: str) -> None:
     from dreamfusion.guidance.models import find_model
     from dreamfusion.runs.directory import slug
 
-    find_model(request.model, probe_hub=True)
-    tell_unknown_words(prompt, request.model)
+    config = changed_guidance(ExperimentConfig(), request.overrides, dict(request.guidance), USED, "sample")
+    find_model(config.model, True, config.single_file_config)
+    tell_unknown_words(prompt, config.model, own=check_own_files(config))
     parts = [
         slug(prompt),
         *(v for v in grid.views if v != "none"),
@@ -81,7 +89,7 @@ def sample(request: SampleRequest, device: str) -> None:
     path = request.output or Path("outputs") / "samples" / f"{'-'.join(parts)}.png"
     folder = path.with_suffix("")
     _check_output(path, folder)
-    images, texts = _draw(request, grid, scheduler, prompt, device)
+    images, texts = _draw(request, config, grid, scheduler, prompt, device)
     single = _write(images, grid, path, folder)
     result(
         f"{path}  {len(single)} images of {', '.join(repr(text) for text in texts)}; one by one in {folder}",
@@ -89,11 +97,14 @@ def sample(request: SampleRequest, device: str) -> None:
         path=path,
         images=single,
         texts=dict(zip(grid.views, texts, strict=True)),
-        model=request.model,
+        model=config.model,
+        loras=[lora.model_dump() for lora in config.loras],
+        embeddings=[embedding.model_dump() for embedding in config.embeddings],
+        negative_prompt=config.negative_prompt,
         scheduler=scheduler,
         steps=request.steps,
         guidance_scales=grid.scales,
-        guidance_above=_guidance_above(request),
+        guidance_above=_guidance_above(request, config.model),
         seeds=grid.seeds,
     )
 
@@ -117,10 +128,10 @@ def _grid(request: SampleRequest) -> Grid:
     return Grid(views, scales, seeds)
 
 
-def _guidance_above(request: SampleRequest) -> int:
+def _guidance_above(request: SampleRequest, model: str) -> int:
     from dreamfusion.guidance.models import guidance_above
 
-    return guidance_above(request.model) if request.guidance_above is None else request.guidance_above
+    return guidance_above(model) if request.guidance_above is None else request.guidance_above
 
 
 def _check_output(path: Path, folder: Path) -> None:
@@ -133,12 +144,12 @@ def _check_output(path: Path, folder: Path) -> None:
 
 
 def _draw(
-    request: SampleRequest, grid: Grid, scheduler: str, prompt: str, device: str
+    request: SampleRequest, config: GuidanceConfig, grid: Grid, scheduler: str, prompt: str, device: str
 ) -> tuple[Any, list[str]]:
     """The pictures, "views scales seeds h w 3" in [0, 1], and each view's text."""
     from dreamfusion.doctor import choose_device
 
-    with busy(f"loading {request.model}"):
+    with busy(f"loading {config.model}"):
         chosen = choose_device(device)
         from dreamfusion.guidance.factory import make_guidance
         from dreamfusion.guidance.models import find_model
@@ -146,8 +157,7 @@ def _draw(
         from dreamfusion.guidance.sampling import sample_images
         from dreamfusion.guidance.schedulers import load_sampler
 
-        config = GuidanceConfig(model=request.model)
-        directory = find_model(request.model).directory
+        directory = find_model(config.model, single_file_config=config.single_file_config).directory
         if directory is not None:
             # Whether it can make these steps is known before a weight is read.
             load_sampler(directory, False, scheduler, request.steps)
@@ -158,8 +168,8 @@ def _draw(
         guidance = make_guidance(config, prompt, chosen)
     with Bar("sampling", unit="step") as bar:
         images = sample_images(
-            guidance, texts, grid.seeds, grid.scales, request.steps, scheduler, on_step=bar,
-            guidance_above=_guidance_above(request),
+            guidance, texts, grid.seeds, grid.scales, request.steps, scheduler, config.negative_prompt,
+            on_step=bar, guidance_above=_guidance_above(request, config.model),
         )  # fmt: skip
     return images, texts
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamfusion.commands.finished import find_run
 from dreamfusion.commands.fit import forget_measurement, is_measured, measure_fit, read_truth
+from dreamfusion.commands.own_files import check_own_files, refuse_own_files
 from dreamfusion.commands.prompts import check_prompt, tell_unknown_words
 from dreamfusion.commands.starting import find_start, start_from
 from dreamfusion.config import CameraConfig, ExperimentConfig, GuidanceConfig, NamesFile, RenderingConfig
@@ -64,7 +65,9 @@ def train(request: TrainRequest) -> None:
     if config.data is not None:
         raise ConfigError("config key 'data' is for posed pictures", hint="use dreamfusion fit DATASET")
     config = absolute_paths(config)
-    _check_model(config)
+    if config.clip is not None and not config.clip.mixes(config.training.steps):
+        refuse_own_files(config.guidance)
+    _check_model(config, own_files=not request.dry_run)
     if not request.dry_run:
         _check_parts(config)
         from dreamfusion.runs.directory import check_writable
@@ -203,13 +206,15 @@ def choose_preset(device: str) -> tuple[str, str | None, str]:
     return "stable-diffusion", model, f"a CUDA device and {model} are there"
 
 
-def _check_model(config: ExperimentConfig) -> None:
+def _check_model(config: ExperimentConfig, own_files: bool = True) -> None:
     from dreamfusion.guidance.models import find_model
 
-    readers = _readers(config)
-    if config.guidance.model in readers:
-        find_model(config.guidance.model, True, config.guidance.single_file_config)
-    tell_unknown_words(config.prompt, *readers)
+    readers, guidance = _readers(config), config.guidance
+    own: tuple[str, ...] = ()  # a dry run may name files that are still to be made
+    if guidance.model in readers:
+        find_model(guidance.model, True, guidance.single_file_config)
+        own = check_own_files(guidance) if own_files else ()
+    tell_unknown_words(config.prompt, *readers, own=own)
 
 
 def _readers(config: ExperimentConfig) -> list[str]:
@@ -221,38 +226,23 @@ def _readers(config: ExperimentConfig) -> list[str]:
 
 
 def _check_parts(config: ExperimentConfig) -> None:
-    """CLIP, example pictures, LoRAs, words, tiny autoencoder: whether they are there and fit, before a run is made.
+    """CLIP, example pictures, tiny autoencoder: whether they are there, before a run is made.
 
     What must fit a diffusion model that is still to be fetched is looked at after it.
     """
     from dreamfusion.guidance.families import family_of
     from dreamfusion.guidance.models import find_model
-    from dreamfusion.guidance.personal import check_files, check_personal
     from dreamfusion.guidance.side_models import check_clip, tiny_autoencoder_directory
 
     guidance = config.guidance
     if config.clip is not None:
         check_clip(config.clip)
         if not config.clip.mixes(config.training.steps):
-            _refuse_personal(guidance)
             return
-    check_files(guidance.loras, guidance.embeddings)
     directory = find_model(guidance.model, single_file_config=guidance.single_file_config).directory
     if directory is not None:
         family = family_of(directory)
-        check_personal(guidance.loras, guidance.embeddings, family, directory)
         tiny_autoencoder_directory(guidance, family, directory)
-
-
-def _refuse_personal(guidance: GuidanceConfig) -> None:
-    """Without a diffusion model there is nothing that personal files could change."""
-    for key, files in (("loras", guidance.loras), ("embeddings", guidance.embeddings)):
-        if files:
-            raise ConfigError(
-                f"guidance.{key}: no diffusion model guides this run",
-                got=files[0].file,
-                hint="leave it out, or use --guidance sds or mixed",
-            )
 
 
 def print_plan(config: ExperimentConfig, device: str = "cpu") -> None:

@@ -26,8 +26,7 @@ from torch import Tensor
 from dreamfusion.errors import ModelUnsupportedError
 from dreamfusion.guidance.lora_names import Layers, Shape
 from dreamfusion.guidance.lora_settings import LoraSettings
-from dreamfusion.guidance.personal_files import SAME_FAMILY, check_file, opened, read, some
-from dreamfusion.guidance.weight_files import tensor_shapes
+from dreamfusion.guidance.personal_files import SAME_FAMILY, check_file, opened, read, shapes_of, some
 
 # How a layer's name goes on. PEFT may put the adapter's name in between; old diffusers said "_lora" or "lora_linear_layer".
 _FACTORS = {
@@ -95,7 +94,7 @@ def check_lora_file(file: str, layers: Layers) -> LoraFile:
     Raises ModelUnsupportedError naming the keys that cannot be used, and what they are; see `check_file` for others.
     """
     path = check_file(file, "loras")
-    shapes = tensor_shapes(path)
+    shapes = shapes_of(path)
     named = _by_name(file, shapes)
     settings = LoraSettings.of(path, named)
     found: dict[tuple[str, str], LoraLayer] = {}

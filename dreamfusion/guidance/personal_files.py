@@ -22,12 +22,19 @@ def check_file(file: str, key: str) -> Path:
 
     Raises ConfigError for another kind of file, ModelNotFoundError for none, ModelUnsupportedError for a damaged one.
     """
-    path = Path(file).expanduser()
-    if path.suffix.lower() != ".safetensors":
+    if Path(file).suffix.lower() != ".safetensors":
         raise ConfigError(f"guidance.{key}", expected="a safetensors file", got=file, hint=PICKLE_HINT)
-    if not path.is_file():
+    try:
+        path = Path(file).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, the home of nobody
+        raise ModelNotFoundError(f"guidance.{key}: there is no file {file}", got=str(error)[:100]) from error
+    if not there:
         raise ModelNotFoundError(f"guidance.{key}: there is no file {file}")
-    fault = safetensors_fault(path)
+    try:
+        fault = safetensors_fault(path)
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        fault = "is no safetensors file"
     if fault is not None:
         raise ModelUnsupportedError(f"{file} {fault}", hint="download it again")
     return path
@@ -39,10 +46,17 @@ def opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
+        tensors = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ModelUnsupportedError(f"{path} cannot be read", got=str(error)[:160]) from error
+    with tensors:
+        yield tensors
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of all that is in a file; see `opened` for errors."""
+    with opened(path) as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
 
 
 def read(tensors: Any, key: str, path: Path, device: torch.device | str = "cpu") -> Tensor:

@@ -14,7 +14,7 @@ from dreamfusion.progress import notice
 
 # What a library leaves out of a user's file: the one thing in its log that the user has to know.
 _LEFT_OUT = re.compile(
-    r"ignor(?!e_)|\b(not used|unused|unexpected|not expected|skipp\w+|newly initialized|mismatch\w*)\b",
+    r"ignor(?!e_)|\b(not used|unused|unexpected|not expected|skipp\w+|mismatch\w*)\b",
     re.IGNORECASE,
 )
 _PASSED = re.compile(r"The config attributes \{(.*)\} were passed to (\w+)")
@@ -62,7 +62,7 @@ class _LeftOut(logging.Handler):
 
 
 def _is_harmless(text: str) -> bool:
-    """Whether diffusers only complains of what it writes itself: a sampler's settings that are another sampler's, TAESD's widths."""
+    """Whether diffusers complains of what it writes itself: settings of another sampler, or TAESD's widths."""
     passed = _PASSED.match(text)
     if passed is None:
         return False

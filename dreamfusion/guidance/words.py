@@ -9,6 +9,7 @@ of a text is found as the largest id.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from torch import Tensor
 
 from dreamfusion.config import EmbeddingConfig
 from dreamfusion.errors import ConfigError, ModelUnsupportedError
-from dreamfusion.guidance.personal_files import SAME_FAMILY, check_file, opened, read, some
-from dreamfusion.guidance.weight_files import tensor_shapes
+from dreamfusion.guidance.personal_files import SAME_FAMILY, check_file, opened, read, shapes_of, some
 
 # Names that trainers give to whatever word they train: A1111, kohya and OneTrainer; the file's name is the word then.
 _OF_ONE_ENCODER = ("emb_params", "*", "string_to_param", "string_to_param.*")
@@ -75,14 +75,14 @@ def check_words(embeddings: Sequence[EmbeddingConfig], widths: Mapping[str, int]
 
 def unused_words(words: Sequence[Word], texts: Sequence[str]) -> list[Word]:
     """The words that none of the texts has."""
-    used = {word for _, word in _found(words, " \n ".join(texts))}
-    return [word for word in words if word.text not in used]
+    places = [place for text in texts for place, _ in _matches(words, text)]
+    return [word for place, word in enumerate(words) if place not in places]
 
 
 def _word(embedding: EmbeddingConfig, widths: Mapping[str, int]) -> Word:
     file = embedding.file
     path = check_file(file, "embeddings")
-    shapes = tensor_shapes(path)
+    shapes = shapes_of(path)
     keys, named = _keys(file, list(shapes), list(widths))
     sizes = {part: shapes[key] for part, key in keys.items()}
     for part, shape in sizes.items():
@@ -91,7 +91,9 @@ def _word(embedding: EmbeddingConfig, widths: Mapping[str, int]) -> Word:
     counts = {1 if len(shape) == 1 else shape[0] for shape in sizes.values()}
     if len(counts) > 1:
         raise _unfit(file, "as many vectors for both text encoders", "others", None)
-    return Word(embedding.word or named or path.stem, path, keys, counts.pop())
+    # As prompts are: one space between words. macOS takes the letters of file names apart (NFD), CLIP puts them together.
+    text = unicodedata.normalize("NFC", " ".join((embedding.word or named or path.stem).split()))
+    return Word(text, path, keys, counts.pop())
 
 
 def _keys(file: str, keys: list[str], parts: list[str]) -> tuple[dict[str, str], str | None]:
@@ -141,20 +143,26 @@ class Vocabulary:
         self.vectors: Float[Tensor, "n width"] = torch.cat(
             [_vectors(word, part, table) for word in words] or [table[:0]]
         )
-        self._tokens = {
-            word.text.lower(): "".join(f"<|own-{place}-{index}|>" for index in range(word.vectors))
-            for place, word in enumerate(words)
-        }
-        names = [f"<|own-{p}-{i}|>" for p, word in enumerate(words) for i in range(word.vectors)]
+        self._tokens = [
+            [f"<|own-{place}-{index}|>" for index in range(word.vectors)] for place, word in enumerate(words)
+        ]
+        names = [name for tokens in self._tokens for name in tokens]
         if names:
             tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
         self._ids = tokenizer.convert_tokens_to_ids(names)
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
         """Texts with the tokens of the words in the words' places."""
-        if not self.words:
-            return list(texts)
-        return [_pattern(self.words).sub(lambda m: self._tokens[m[0].lower()], text) for text in texts]
+        return [self._spelled(text) for text in texts]
+
+    def _spelled(self, text: str) -> str:
+        if self.words:
+            text, parts, end = unicodedata.normalize("NFC", text), [], 0
+            for place, match in _matches(self.words, text):
+                parts += [text[end : match.start()], *self._tokens[place]]
+                end = match.end()
+            text = "".join([*parts, text[end:]])
+        return text
 
     @contextmanager
     def read(self, input_ids: Int[Tensor, "n tokens"]) -> Iterator[Int[Tensor, "n tokens"]]:
@@ -180,12 +188,12 @@ def _vectors(word: Word, part: str, like: Tensor) -> Float[Tensor, "n width"]:
         return read(tensors, word.keys[part], word.path, like.device).reshape(word.vectors, -1)
 
 
-def _pattern(words: Sequence[Word]) -> re.Pattern[str]:
+def _matches(words: Sequence[Word], text: str) -> list[tuple[int, re.Match[str]]]:
+    """Where words stand in a text, and which of them."""
+    if not words:
+        return []
     # The longest first: "plush-style" is not "plush" and something.
-    longest_first = sorted(words, key=lambda word: -len(word.text))
-    return re.compile("|".join(word.pattern for word in longest_first), re.IGNORECASE)
-
-
-def _found(words: Sequence[Word], text: str) -> list[tuple[int, str]]:
-    by_text = {word.text.lower(): word.text for word in words}
-    return [(m.start(), by_text[m[0].lower()]) for m in _pattern(words).finditer(text)] if words else []
+    order = sorted(range(len(words)), key=lambda place: -len(words[place].text))
+    pattern = re.compile("|".join(f"({words[place].pattern})" for place in order), re.IGNORECASE)
+    found = pattern.finditer(unicodedata.normalize("NFC", text))
+    return [(order[match.lastindex - 1], match) for match in found if match.lastindex]

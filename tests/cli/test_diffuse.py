@@ -97,7 +97,7 @@ def test_the_views_words_and_its_camera_are_the_same(
 def test_a_picture_is_looked_at_as_training_would(
     dreamfusion: Call, tiny_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _as_in_training(None) == load_config("miniature", (), {"prompt": "a duck"}).guidance
+    assert _as_in_training(None).guidance == load_config("miniature").guidance
     answer = dreamfusion("diffuse", image, "--prompt", "a duck", "--model", tiny_model, "--timesteps", "0.5")
     assert answer.events[0]["guidance_scale"] == 101.0  # the preset for Stable Diffusion
 

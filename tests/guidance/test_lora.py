@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 
-from dreamfusion.config import LoraConfig
 from dreamfusion.errors import ModelUnsupportedError
 from dreamfusion.guidance.families import family_of
 from dreamfusion.guidance.loading import load_part, shapes_by_settings
+from dreamfusion.guidance.lora_files import check_lora_file, merge_loras
 from dreamfusion.guidance.lora_names import Layers, original_name
-from dreamfusion.guidance.personal import check_personal
 
 PARTS = {
     "tiny_sd1": ("unet", "text_encoder"),
@@ -39,6 +39,7 @@ def parts_of(directory: Path) -> tuple[str, ...]:
     return PARTS["tiny_sdxl" if family_of(directory) == "stable-diffusion-xl" else "tiny_sd1"]
 
 
+@cache
 def layers_of(directory: Path) -> Layers:
     return Layers({part: shapes_by_settings(directory / part, part) for part in parts_of(directory)})
 
@@ -70,10 +71,9 @@ def product(found: Tensors, shape: tuple[int, ...]) -> torch.Tensor:
 
 def merged(directory: Path, part: str, *loras: tuple[Path, float]) -> Tensors:
     """The weights of one part of the model with LoRAs in it."""
-    configs = [LoraConfig(file=str(file), weight=weight) for file, weight in loras]
-    personal = check_personal(configs, (), family_of(directory), directory)
     model = load_part(directory, part, torch.float32, torch.device("cpu"))
-    personal.merge_into(model, part)
+    found = [(check_lora_file(str(file), layers_of(directory)), weight) for file, weight in loras]
+    merge_loras(model, part, found)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     return {name.removesuffix(".weight"): value for name, value in model.state_dict().items()}
 
@@ -146,17 +146,16 @@ NAMES: dict[str, tuple[Callable[[str, str], str], str, str]] = {
 def test_every_layer_is_found_by_every_name(layout: str, tiny_sd1: Path, tmp_path: Path):
     naming, down, up = NAMES[layout]
     state, wanted = {}, {}
-    generator = torch.Generator().manual_seed(1)
     for part, shapes in layers_of(tiny_sd1).shapes.items():
         for path, shape in shapes.items():
-            found = factors(shape, 2, generator)
-            wanted[part, path] = product(found, shape)
-            state |= {f"{naming(part, path)}.{name}": found[k] for name, k in ((down, "down"), (up, "up"))}
+            found = factors(shape, 2, torch.Generator().manual_seed(1))
+            keys = {"down": f"{naming(part, path)}.{down}", "up": f"{naming(part, path)}.{up}"}
+            wanted[part, path] = keys
+            state |= {key: found[factor] for factor, key in keys.items()}
     save_file(state, tmp_path / "own.safetensors")
-    for part in ("unet", "text_encoder"):
-        before, after = (merged(tiny_sd1, part, (tmp_path / "own.safetensors", w)) for w in (0.0, 1.0))
-        for path in layers_of(tiny_sd1).shapes[part]:
-            torch.testing.assert_close(after[path], before[path] + wanted[part, path], rtol=1e-4, atol=1e-4)
+    got = check_lora_file(str(tmp_path / "own.safetensors"), layers_of(tiny_sd1)).layers
+    assert {(layer.part, layer.path): layer.keys for layer in got} == wanted
+    assert all(layer.scale == 1.0 for layer in got)
 
 
 def test_attention_processors_of_old_are_found(tiny_sd1: Path):
@@ -310,10 +309,8 @@ def test_the_alpha_of_peft(
         state |= {f"{name}.lora_A.weight": found["down"], f"{name}.lora_B.weight": found["up"]}
     file = tmp_path / "adapter_model.safetensors"
     save_file(state, file, metadata=None if beside else {"lora_adapter_metadata": json.dumps(settings)})
-    before, after = merged(tiny_sd1, "unet"), merged(tiny_sd1, "unet", (file, 1.0))
-    for path, scale in zip((LAYER, OTHER), scales, strict=True):
-        change = scale * product(found, (32, 32))
-        torch.testing.assert_close(after[path], before[path] + change, rtol=1e-4, atol=1e-4)
+    got = check_lora_file(str(file), layers_of(tiny_sd1)).layers
+    assert {layer.path: layer.scale for layer in got} == dict(zip((LAYER, OTHER), scales, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -405,7 +402,7 @@ def test_what_cannot_be_used_is_named_for_what_it_is(kind: str, tiny_sd1: Path, 
     with pytest.raises(
         ModelUnsupportedError, match=r"own.safetensors cannot be applied whole: got "
     ) as caught:
-        merged(tiny_sd1, "unet", (tmp_path / "own.safetensors", 1.0))
+        check_lora_file(str(tmp_path / "own.safetensors"), layers_of(tiny_sd1))
     assert re.search(told, str(caught.value)), str(caught.value)
     of_another_model = {"FLUX", "FLUX of kohya", "XL", "deeper", "wider", "another kernel"} | {"magnitudes"}
     assert (FAMILY in str(caught.value)) == (kind.partition(" of an")[0] in of_another_model)

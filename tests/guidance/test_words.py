@@ -77,7 +77,8 @@ def test_the_word_is_the_files_unless_it_has_a_name(tmp_path: Path, key: str, wo
     (1, "v1_2k", "a V1_2K duck", "a WORD duck"),
     (2, "<own>", "a<own>duck", "a WORD duck"),
     (1, "my (best) style", "a duck in my (best) style.", "a duck in WORD ."),
-    (1, "Plüsch", "a PLÜSCH duck", "a WORD duck"),
+    (1, "Plu\u0308sch", "a PL\u00dcSCH duck", "a WORD duck"),
+    (1, " is  so ", "is so \u0130\u017f \u017fo", "WORD WORD"),  # capitals and long s, as `re` has them
     (2, "a duck", "see a duck", "see WORD"),  # words that the tokenizer knows
 ])  # fmt: skip
 def test_the_text_encoder_reads_the_vectors_where_the_word_stands(
@@ -226,6 +227,18 @@ def test_files_that_are_not_there_or_not_whole_are_told(tiny_sd1: Path, tmp_path
         ModelNotFoundError, match=r"guidance.embeddings: there is no file nowhere.safetensors"
     ):
         make(tiny_sd1, Path("nowhere.safetensors"))
+    for header in (
+        b'{"a": 5}',
+        b'{"a": {}}',
+        b"[]",
+        b"[" * 9999,
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+    ):
+        (tmp_path / "odd.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(
+            ModelUnsupportedError, match=r"odd.safetensors (is no safetensors file|cannot be read)"
+        ):
+            make(tiny_sd1, tmp_path / "odd.safetensors")
     whole = save(tmp_path / "own.safetensors", emb_params=draw(1, 32)).read_bytes()
     (tmp_path / "own.safetensors").write_bytes(whole[:-1])
     with pytest.raises(ModelUnsupportedError, match=r"own.safetensors has .* bytes. Download it again"):
