@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreamfusion.errors import PromptError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
+from dreamfusion.guidance.latents import scaled, unscaled
 from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, spelled_out
 from dreamfusion.guidance.precision import vae_dtype
@@ -44,21 +45,22 @@ class StableDiffusionGuidance(DiffusionGuidance):
         """
         planes = self._planes(images).to(self.device, self.vae_dtype)
         posterior = self.vae.encode(planes.contiguous(memory_format=torch.channels_last)).latent_dist
-        return (posterior.mode().float() - self._shift) * self.vae.config.scaling_factor
+        return scaled(posterior.mode().float(), self.vae.config)
 
     def encode_at(self, images: Float[Tensor, "b h w 3"], step: int) -> Float[Tensor, "b c h8 w8"]:
-        """`encode`, or in the first steps what the tiny autoencoder says, whose latents are scaled already."""
+        """`encode`, or in the first steps what the tiny autoencoder gives, scaled by its own settings (TAESD's: 1)."""
         tiny = self.config.tiny_autoencoder
         if tiny is None or step >= tiny.steps:
             return self.encode(images)
         planes = self._planes(images).to(self.device, self.vae_dtype)
-        return self.tiny_vae.encode(planes.contiguous(memory_format=torch.channels_last)).latents.float()
+        latents = self.tiny_vae.encode(planes.contiguous(memory_format=torch.channels_last)).latents
+        return scaled(latents.float(), self.tiny_vae.config)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b h w 3"]:
         """Images in [0, 1], float32, of latents; never part of a training step."""
-        unscaled = latents / self.vae.config.scaling_factor + self._shift
-        planes = self.vae.decode(unscaled.to(self.device, self.vae_dtype)).sample
+        raw = unscaled(latents, self.vae.config)
+        planes = self.vae.decode(raw.to(self.device, self.vae_dtype)).sample
         return (planes.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 1).contiguous()
 
     @torch.no_grad()
@@ -87,10 +89,6 @@ class StableDiffusionGuidance(DiffusionGuidance):
 
         with quiet_libraries():
             return CLIPTokenizer.from_pretrained(self.directory / folder, local_files_only=True)
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
 
 class StableDiffusionXLGuidance(StableDiffusionGuidance):
