@@ -85,9 +85,11 @@ class ClipJudge:
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit-norm features of texts; a text longer than the model reads is cut."""
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(
-            self.model.device
-        )
+        # A tokenizer need not say how many tokens the model reads.
+        length = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+        ).to(self.model.device)
         pooled = self.model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -31,6 +33,29 @@ def part_class(component: str, class_name: str) -> Any:
     return getattr(library, class_name if class_name in names else names[0])
 
 
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what the libraries raise for files that they cannot read into ModelUnsupportedError; `what` is being read.
+
+    Pickles that would run code are refused by torch, damaged ones in many ways. Running out of memory is no such fault.
+    """
+    from safetensors import SafetensorError
+
+    faults = (
+        SafetensorError, UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError,
+        AttributeError, ImportError, ZeroDivisionError, NotImplementedError,
+    )  # fmt: skip
+    try:
+        yield
+    except faults as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, torch.OutOfMemoryError) or "allocate" in text:
+            raise
+        raise ModelUnsupportedError(
+            f"{what} cannot be read", got=text[:160], hint="delete the directory and fetch the model again"
+        ) from error
+
+
 def load_part(
     directory: Path, component: str, dtype: torch.dtype, device: torch.device, class_name: str = ""
 ) -> Any:
@@ -38,30 +63,22 @@ def load_part(
 
     Raises ModelUnsupportedError when its weights cannot be read, or do not cover what its config.json asks for.
     """
-    from safetensors import SafetensorError
-
     part = part_class(component, class_name)
     encoder = component.startswith("text_encoder")
     # Only diffusers warns, and loads slowly by its own account, without the optional package accelerate.
     options: dict[str, Any] = {} if encoder else {"low_cpu_mem_usage": False}
-    try:
-        with quiet_libraries():
-            loaded: Any = part.from_pretrained(
-                directory / component,
-                variant=weights_variant(directory, component),
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-            model, told = loaded
-            # Cast here, not by an argument of from_pretrained: its name differs between the libraries' versions.
-            model = model.requires_grad_(False).eval().to(device, dtype)
-    except (SafetensorError, OSError) as error:
-        raise ModelUnsupportedError(
-            f"the {component} in {directory} cannot be read",
-            got=(str(error).strip().splitlines() or [type(error).__name__])[0][:160],
-            hint="delete the directory and fetch the model again",
-        ) from error
+    with readable(f"the {component} in {directory}"), quiet_libraries():
+        loaded: Any = part.from_pretrained(
+            directory / component,
+            variant=weights_variant(directory, component),
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, told = loaded
+    # Cast here, not by an argument of from_pretrained: its name differs between the libraries' versions.
+    with quiet_libraries():
+        model = model.requires_grad_(False).eval().to(device, dtype)
     if told["missing_keys"]:
         # The libraries leave such weights at random and only log it.
         raise ModelUnsupportedError(
@@ -73,40 +90,64 @@ def load_part(
 
 
 def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:
-    """What is wrong inside safetensors files of a checkpoint: shapes that the settings do not have, numbers that are none."""
-    from safetensors import safe_open
-
+    """What is wrong inside weight files: unreadable, shapes that the settings do not have, numbers that are none."""
+    wanted: dict[Path, dict[str, torch.Size]] = {}
     found = []
-    wanted: dict[str, dict[str, torch.Size]] = {}
     for file in files:
-        component = file.parent.name
-        if component not in wanted:
-            wanted[component] = _shapes_by_settings(file.parent, component)
-        name = str(file.relative_to(directory))
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118
-                tensor = tensors.get_tensor(key)
-                shape = wanted[component].get(key)
-                if shape is not None and tensor.shape != shape:
-                    found.append(
-                        f"{name} has {key} of shape {tuple(tensor.shape)}, its config.json asks for {tuple(shape)}"
-                    )
-                    break
-                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                    found.append(f"{name} has numbers in {key} that are not finite")
-                    break
+        if file.parent not in wanted:
+            wanted[file.parent] = _shapes_by_settings(file.parent)
+        try:
+            with readable(str(file.relative_to(directory))):
+                fault = _first_fault(_tensors(file), wanted[file.parent])
+        except ModelUnsupportedError as error:
+            found.append(f"{error.what}: {error.got}")
+            continue
+        if fault is not None:
+            found.append(f"{file.relative_to(directory)} {fault}")
     return found
 
 
-def _shapes_by_settings(folder: Path, component: str) -> dict[str, torch.Size]:
-    """Names and shapes of the weights that a part's config.json describes; empty where there is no such part."""
-    if component not in _PARTS or not (folder / "config.json").is_file():
-        return {}
+def _first_fault(tensors: Iterator[tuple[str, Any]], wanted: dict[str, torch.Size]) -> str | None:
+    for key, tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        shape = wanted.get(key)
+        if shape is not None and tensor.shape != shape:
+            return f"has {key} of shape {tuple(tensor.shape)}, its config.json asks for {tuple(shape)}"
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return f"has numbers in {key} that are not finite"
+    return None
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Any]]:
+    """What a weight file holds, by name; of a pickle only what torch opens without running its code."""
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                yield key, tensors.get_tensor(key)
+        return
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it holds no names with tensors")
+    yield from state.items()
+
+
+def empty_part(folder: Path, component: str) -> Any:
+    """The part that the config.json in `folder` describes, on torch's meta device: shapes without contents."""
     settings = read_json(folder / "config.json")
     part = part_class(component, (settings.get("architectures") or [""])[0])
     with quiet_libraries(), torch.device("meta"):
         if component.startswith("text_encoder"):
-            model = part(part.config_class.from_dict(settings))
-        else:
-            model = part.from_config(settings)
+            return part(part.config_class.from_dict(settings))
+        return part.from_config(settings)
+
+
+def _shapes_by_settings(folder: Path) -> dict[str, torch.Size]:
+    """Names and shapes of the weights that a part's config.json describes; empty where there is no such part."""
+    if folder.name not in _PARTS or not (folder / "config.json").is_file():
+        return {}
+    with readable(f"{folder.name}/config.json"):
+        model = empty_part(folder, folder.name)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.errors import PromptError
+from dreamfusion.errors import ModelUnsupportedError, PromptError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
+from dreamfusion.guidance.families import read_json
 from dreamfusion.guidance.latents import scaled, unscaled
-from dreamfusion.guidance.loading import load_part
+from dreamfusion.guidance.loading import load_part, readable
 from dreamfusion.guidance.personal import add_loras_to_text_encoder, add_words, spelled_out
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
@@ -73,7 +73,7 @@ class StableDiffusionGuidance(DiffusionGuidance):
         if self.config.embeddings:
             add_words(tokenizer, encoder, self.config.embeddings)
             texts = spelled_out(tokenizer, texts)
-        input_ids = tokenize(tokenizer, texts).to(self.device)
+        input_ids = tokenize(tokenizer, texts, encoder).to(self.device)
         mask = torch.ones_like(input_ids) if getattr(encoder.config, "use_attention_mask", False) else None
         return TextEmbeddings(encoder(input_ids, attention_mask=mask)[0].to(self.dtype))
 
@@ -87,7 +87,7 @@ class StableDiffusionGuidance(DiffusionGuidance):
     def _tokenizer(self, folder: str) -> Any:
         from transformers import CLIPTokenizer
 
-        with quiet_libraries():
+        with readable(f"the {folder} in {self.directory}"), quiet_libraries():
             return CLIPTokenizer.from_pretrained(self.directory / folder, local_files_only=True)
 
 
@@ -108,8 +108,9 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         """
         states = []
         for tokenizer, component in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-            input_ids = tokenize(self._tokenizer(tokenizer), texts).to(self.device)
-            output = self._text_encoder(component)(input_ids, output_hidden_states=True)
+            encoder = self._text_encoder(component)
+            input_ids = tokenize(self._tokenizer(tokenizer), texts, encoder).to(self.device)
+            output = encoder(input_ids, output_hidden_states=True)
             states.append(output.hidden_states[-2])
         # The encoder with a projection comes last.
         tokens, pooled = torch.cat(states, dim=-1), output.text_embeds
@@ -119,7 +120,7 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         return TextEmbeddings(tokens.to(self.dtype), pooled.to(self.dtype))
 
     def _empty_is_zero(self) -> bool:
-        index = json.loads((self.directory / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(self.directory / "model_index.json")
         return bool(index.get("force_zeros_for_empty_prompt", True))
 
     def _added_conditions(self, texts: TextEmbeddings) -> dict[str, Any]:
@@ -136,11 +137,16 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
-    """Token ids, padded to the text encoder's length; PromptError for a text that does not fit."""
-    length = tokenizer.model_max_length
+def tokenize(tokenizer: Any, texts: Sequence[str], encoder: Any) -> Int[Tensor, "n tokens"]:
+    """Token ids, padded to the text encoder's length.
+
+    That is the smaller of the tokenizer's limit, which a checkpoint may leave out, and the encoder's positions.
+
+    Raises PromptError for a text that does not fit, ModelUnsupportedError for tokens that the encoder does not have.
+    """
+    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
     for text in texts:
-        count = len(tokenizer(text)["input_ids"])
+        count = len(tokenizer(text, truncation=False)["input_ids"])
         if count > length:
             raise PromptError(
                 f"the prompt {shortened(text)!r} is too long for the model",
@@ -148,4 +154,12 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "n tokens"]:
                 got=str(count),
                 hint="shorten the prompt",
             )
-    return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
+    ids = tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
+    size = encoder.get_input_embeddings().num_embeddings
+    if int(ids.max()) >= size:
+        raise ModelUnsupportedError(
+            "the model's tokenizer does not fit its text encoder",
+            expected=f"tokens below {size}",
+            got=str(int(ids.max())),
+        )
+    return ids
