@@ -131,7 +131,10 @@ def _within_reach(alphas_cumprod: Any, floor: float) -> list[float]:
     with the exact denoiser of gaussian data, and multiplies the difference of two predictions by sigma_0 / (2 sigma_1).
     At `LARGEST_SIGMA` a hundredth of the signal in the noise is nothing that could be seen.
     """
-    kept = alphas_cumprod.clamp(min=floor)
+    # Falling still where it is cut off: between equal sigmas some samplers find no timestep.
+    kept = torch.maximum(
+        alphas_cumprod, floor * torch.linspace(2.0, 1.0, len(alphas_cumprod), dtype=torch.float64)
+    )
     return (1.0 - kept / torch.cat([torch.ones_like(kept[:1]), kept[:-1]])).tolist()
 
 
