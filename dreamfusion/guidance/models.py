@@ -9,6 +9,7 @@ reached by `fetch_model` only, or when probing is asked for.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -21,10 +22,12 @@ from typing import Any
 
 import yaml
 
+from dreamfusion.documents import reason
 from dreamfusion.errors import (
     DreamfusionError,
     ModelNotFoundError,
     ModelUnsupportedError,
+    OutputError,
     shown,
 )
 from dreamfusion.guidance.families import LAYOUTS, check_supported, family_of, missing_files
@@ -32,6 +35,11 @@ from dreamfusion.guidance.single_file import converted_directory, read_single_fi
 from dreamfusion.guidance.weight_files import VARIANTS, weight_names
 from dreamfusion.progress import notice
 
+# Of the file system, not of the network.
+_CANNOT_WRITE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.ENOENT,
+     errno.EISDIR, errno.ENAMETOOLONG)
+)  # fmt: skip
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
 
@@ -97,8 +105,8 @@ def find_model(name: str, probe_hub: bool = False, single_file_config: str | Non
     if os.path.isfile(path):
         return _in_single_file(name, path, single_file_config)
     if is_hub_id(name):
-        return _on_hub(name, [name], probe_hub, tried=[f"directory {path}: not there"])
-    raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {path}: not there"])
+        return _on_hub(name, [name], probe_hub, tried=[f"directory {shown(path, 200)}: not there"])
+    raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {shown(path, 200)}: not there"])
 
 
 def available_stable_diffusion(probe_hub: bool = False) -> str | None:
@@ -215,7 +223,7 @@ def _settings_directory(name: str) -> Path:
         path = find_model(name).directory if name in aliases() else path_of(name)
         if path is not None and os.path.isfile(path / "model_index.json"):
             return path
-    tried = [f"directory {path_of(name)}: not there"]
+    tried = [f"directory {shown(path_of(name), 200)}: not there"]
     for hub_id in aliases().get(name, {}).get("mirrors", [name] if is_hub_id(name) else []):
         cached = _cached_directory(hub_id)
         if cached is not None and os.path.isfile(cached / "unet" / "config.json"):
@@ -292,6 +300,7 @@ def _download(hub_id: str, half_precision: bool, tried: list[str], weights: bool
     except DreamfusionError:
         raise
     except Exception as error:  # its class depends on which HTTP client this hub version uses
+        check_cache(error)
         tried.append(f"hub {hub_id}: {hub_reason(error, hub_id)}")
         return None
     missing = missing_files(directory)
@@ -333,7 +342,7 @@ def _not_found(name: str, tried: list[str], offline: bool = False, asked: bool =
         hint = f"did you mean '{close[0]}'? {hint}"
     if offline:
         hint = f"HF_HUB_OFFLINE is set: unset it and {hint}"
-    return ModelNotFoundError(f"model '{name}' was not found; tried: {'; '.join(tried)}", hint=hint)
+    return ModelNotFoundError(f"model {shown(name)} was not found; tried: {'; '.join(tried)}", hint=hint)
 
 
 def _offline() -> bool:
@@ -364,6 +373,18 @@ def split_hub_id(hub_id: str) -> tuple[str, str | None]:
     """The repository and the revision after an @, a branch, a tag or a commit; None is the main branch."""
     repo, _, revision = hub_id.partition("@")
     return repo, revision or None
+
+
+def check_cache(error: Exception) -> None:
+    """Raise OutputError if it was not the hub that failed, but writing into its cache on this machine."""
+    from huggingface_hub import constants
+
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        raise OutputError(
+            f"what is fetched cannot be kept in {constants.HF_HUB_CACHE}",
+            got=reason(error),
+            hint="set HF_HOME to a folder that can be written and has room",
+        ) from error
 
 
 def hub_reason(error: Exception, hub_id: str) -> str:

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from dreamfusion.config import JUDGE, ClipConfig, GuidanceConfig
-from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError, shown
 from dreamfusion.guidance.families import Family, read_json
-from dreamfusion.guidance.models import hub_reason, is_hub_id, package_directory, path_of, split_hub_id
+from dreamfusion.guidance.models import (
+    check_cache,
+    hub_reason,
+    is_hub_id,
+    package_directory,
+    path_of,
+    split_hub_id,
+)
 from dreamfusion.guidance.weight_files import weights_problem
 
 # Trained by Ollin Boer Bohan for the latents of each family.
@@ -72,7 +79,7 @@ def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Pa
         family: of the model.
         model: its directory, whose autoencoder's settings the tiny one must fit.
 
-    Raises ModelNotFoundError, and ModelUnsupportedError for another class, or latents of another shape.
+    Raises ModelNotFoundError, and ModelUnsupportedError for another class, or latents of another shape or scale.
     """
     tiny = config.tiny_autoencoder
     if tiny is None or family == "deepfloyd-if":
@@ -122,16 +129,18 @@ def _found(name: str, what: str, wanted: list[str], needed: str | None = None) -
     path = path_of(name)
     if os.path.isdir(path) and (needed is None or os.path.isfile(path / needed)):
         return path
-    tried = f"directory {path}: {f'no {needed}' if os.path.isdir(path) else 'not there'}"
+    tried = f"directory {shown(path, 200)}: {f'no {needed}' if os.path.isdir(path) else 'not there'}"
     hint = "name a directory, or a hub id" + (TINY_HINT if needed else "")
     if not is_hub_id(name):
-        raise ModelNotFoundError(f"no {what} in {name}; tried: {tried}", hint=hint)
+        raise ModelNotFoundError(f"no {what} in {shown(Path(name), 200)}; tried: {tried}", hint=hint)
     try:
         from huggingface_hub import snapshot_download
 
         repo, revision = split_hub_id(name)
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:  # its class depends on which HTTP client this hub version uses
+        check_cache(error)
         raise ModelNotFoundError(
-            f"no {what} in {name}; tried: {tried}; hub: {hub_reason(error, name)}", hint=hint
+            f"no {what} in {shown(Path(name), 200)}; tried: {tried}; hub: {hub_reason(error, name)}",
+            hint=hint,
         ) from error

@@ -145,8 +145,9 @@ def tokenize(tokenizer: Any, texts: Sequence[str], encoder: Any) -> Int[Tensor, 
     Raises PromptError for a text that does not fit, ModelUnsupportedError for tokens that the encoder does not have.
     """
     length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
-    for text in texts:
-        count = len(tokenizer(text, truncation=False)["input_ids"])
+    with quiet_libraries():  # transformers logs that a text is too long
+        counts = [len(tokenizer(text, truncation=False)["input_ids"]) for text in texts]
+    for text, count in zip(texts, counts, strict=True):
         if count > length:
             raise PromptError(
                 f"the prompt {shortened(text)!r} is too long for the model",

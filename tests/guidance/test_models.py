@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
-from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError, OutputError
 from dreamfusion.guidance import models
 from dreamfusion.guidance.families import LAYOUTS
 from dreamfusion.guidance.models import aliases, available_stable_diffusion, fetch_model, find_model
@@ -378,3 +378,25 @@ def test_an_unsupported_repository_is_refused_before_its_weights_are_fetched(
         fetch_model(find_model("someone/inpainting"))
     assert len(hub.asked) == 1
     assert not any(file.endswith(".safetensors") for file in hub.asked[0])
+
+
+@pytest.mark.parametrize("odd", ["a-file", "a-file/below", "/dev/null", "/proc/none", "long" * 100])
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_hub(
+    odd: str, tiny_sd1: Path, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "a-file").touch()
+    FakeHub(tiny_sd1, tmp_path / odd, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / odd))
+    with pytest.raises(OutputError, match=r"cannot be kept in .*HF_HOME") as error:
+        fetch_model(find_model("someone/something"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [
+    "~nosuchuser/model", "~nosuchuser", "n" * 300, f"{'n' * 300}/{'m' * 300}", "a\0b", "/proc/1/root/x/y", "",
+    "a/b/" * 2000, "someone/--not..valid", "\ud800",
+])  # fmt: skip
+def test_a_name_that_is_no_path_and_no_hub_id_is_one_line(name: str):
+    with pytest.raises(ModelNotFoundError) as error:
+        fetch_model(find_model(name))
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 1500
