@@ -103,6 +103,7 @@ def check_supported(directory: Path) -> Family:
     texts = [read_json(directory / part / "config.json") for part in encoders]
     for what, expected, got in (
         *_noise_differences(directory),
+        *_class_differences(read_json(directory / "model_index.json"), family),
         *_differences(family, unet, vae),
         *_latents_differences(vae),
         *_text_differences(unet, texts),
@@ -124,6 +125,20 @@ def _noise_differences(directory: Path) -> Iterator[Difference]:
             "a scheduler made of betas, such as DDIMScheduler",
             str(name),
         )
+
+
+def _class_differences(index: dict[str, Any], family: Family) -> Iterator[Difference]:
+    """Text encoders and tokenizers of other classes than those that they are read with."""
+    clip = {
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+        "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    }
+    t5 = {"text_encoder": ("T5EncoderModel",), "tokenizer": ("T5Tokenizer", "T5TokenizerFast")}
+    for component, classes in (t5 if family == "deepfloyd-if" else clip).items():
+        if _has(index, component) and index[component][1] not in classes:
+            yield f"its {component}", " or ".join(classes), str(index[component][1])
 
 
 def _latents_differences(vae: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -204,6 +219,12 @@ def _differences(family: Family, unet: dict[str, Any], vae: dict[str, Any]) -> I
             "its conditioning",
             "a text alone",
             unet.get("encoder_hid_dim_type"),
+        ),
+        (
+            unet.get("attention_type", "default") == "default",
+            "its conditioning",
+            "a text alone",
+            f"attention_type {unet.get('attention_type')}",
         ),
         (vae_class == "AutoencoderKL", "its autoencoder", "AutoencoderKL", vae_class),
         (

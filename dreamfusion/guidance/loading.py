@@ -6,15 +6,22 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from dreamfusion.errors import DreamfusionError, ModelUnsupportedError
+from dreamfusion.errors import ModelUnsupportedError
 from dreamfusion.guidance.families import read_json
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.weight_files import weights_variant
 
+# What torch and the libraries raise for files that are damaged, are of another kind, or would run code.
+_UNREADABLE = (
+    SafetensorError, UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
+    ImportError, ArithmeticError,
+)  # fmt: skip
 _PARTS = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
@@ -44,10 +51,11 @@ def readable(what: str) -> Iterator[None]:
             # What torch cannot read it refuses beside.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             yield
-    except DreamfusionError:
-        raise
-    except Exception as error:  # a plain one from tokenizers; from torch and the libraries a dozen classes
+    except Exception as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # tokenizers raises a plain Exception.
+        if not isinstance(error, _UNREADABLE) and type(error) is not Exception:
+            raise
         if isinstance(error, torch.OutOfMemoryError) or "allocate" in text:
             raise
         raise ModelUnsupportedError(

@@ -252,6 +252,15 @@ def test_shards_of_the_wanted_precision_are_fetched():
         ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "denoiser"),
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "autoencoder"),
         ("vae/config.json", {"latent_channels": 16}, "16 channels"),
+        ("unet/config.json", {"encoder_hid_dim_type": "ip_image_proj"}, "a text alone, got ip_image_proj"),
+        ("unet/config.json", {"attention_type": "gated"}, "a text alone, got attention_type gated"),
+        ("unet/config.json", {"cross_attention_dim": 48}, "width of its text encoder: expected 48.*got 32"),
+        ("model_index.json", {"text_encoder": ["transformers", "BertModel"]}, "text_encoder: expected CLIPTextModel"),
+        ("model_index.json", {"tokenizer": ["transformers", "BertTokenizer"]}, "tokenizer: expected CLIPTokenizer"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "got EDMEulerScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "got EDMDPMSolver"),
+        ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "got use_flow_sigmas: True"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "got odd"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction type.*got sample"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
         ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "conditioning"),
@@ -265,6 +274,8 @@ def test_models_that_cannot_be_distilled_are_refused(
     with pytest.raises(ModelUnsupportedError, match=message) as error:
         find_model(str(copy))
     assert error.value.exit_code == 16
+    with pytest.raises(ModelUnsupportedError, match=message):
+        models.verify_model(str(copy))
 
 
 def test_another_family_is_named(tmp_path: Path):
