@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -86,14 +86,25 @@ def load_part(
     # Cast here, not by an argument of from_pretrained: its name differs between the libraries' versions.
     with quiet_libraries():
         model = model.requires_grad_(False).eval().to(device, dtype)
-    if told["missing_keys"]:
-        # The libraries leave such weights at random and only log it.
-        raise ModelUnsupportedError(
-            f"the {component} in {directory} lacks weights that its config.json asks for",
-            got=f"nothing for {min(told['missing_keys'])} and {len(told['missing_keys']) - 1} more",
-            hint="config.json and weights belong to different models, or the download is broken",
-        )
+    # The libraries leave the first at random, drop the others, and only log it. transformers' encoders have old names.
+    check_keys(
+        f"the {component} in {directory}", told["missing_keys"], () if encoder else told["unexpected_keys"]
+    )
     return model if encoder else model.to(memory_format=torch.channels_last)
+
+
+def check_keys(what: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Refuse weights that are not those that a config.json asks for: ModelUnsupportedError, with a name."""
+    for keys, expected, got in (
+        (missing, f"{what} lacks weights that its config.json asks for", "nothing for"),
+        (unexpected, f"{what} has weights that its config.json does not ask for", "weights called"),
+    ):
+        if names := sorted(keys):
+            raise ModelUnsupportedError(
+                expected,
+                got=f"{got} {names[0]} and {len(names) - 1} more",
+                hint="config.json and weights belong to different models, or the download is broken",
+            )
 
 
 def contents_faults(directory: Path, files: Sequence[Path]) -> list[str]:

@@ -17,7 +17,7 @@ from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.weight_files import metadata, safetensors_fault, tensor_shapes
 
 UNET = "model.diffusion_model."
-_CONTEXT = UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+_ATTENDS_TO_TEXT = "attn2.to_k.weight"
 _EPSILON, _V = "epsilon", "v_prediction"
 _PREDICTIONS = {
     _EPSILON: ("epsilon", "eps"),
@@ -80,7 +80,7 @@ def read_single_file(file: Path) -> SingleFile:
     _check_range(file, told.get("modelspec.timestep_range"))
     return SingleFile(
         family=family,
-        second=family == "stable-diffusion" and shapes.get(_CONTEXT, (0,))[-1] == 1024,
+        second=family == "stable-diffusion" and _text_width(shapes) == 1024,
         prediction_type=_prediction(file, family, shapes, told),
         zero_terminal_snr="ztsnr" in shapes,
         resolution=_resolution(told.get("modelspec.resolution")),
@@ -127,6 +127,12 @@ def _family(file: Path, shapes: dict[str, tuple[int, ...]]) -> Family:
     if any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
         raise _refused(file, "its text encoders", "two", "one, as of a refiner")
     return "stable-diffusion"
+
+
+def _text_width(shapes: dict[str, tuple[int, ...]]) -> int | None:
+    widths = (shape[-1] for name, shape in sorted(shapes.items())
+              if name.startswith(UNET) and name.endswith(_ATTENDS_TO_TEXT) and shape)  # fmt: skip
+    return next(widths, None)
 
 
 def _prediction(

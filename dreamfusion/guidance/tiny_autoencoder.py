@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from dreamfusion.errors import ModelUnsupportedError
-from dreamfusion.guidance.loading import readable
+from dreamfusion.guidance.loading import check_keys, readable
 from dreamfusion.guidance.quiet import quiet_libraries
 
 
@@ -29,9 +28,5 @@ def load_tiny_autoencoder(directory: Path, dtype: torch.dtype, device: torch.dev
     model, told = loaded
     with quiet_libraries():
         model = model.requires_grad_(False).eval().to(device, dtype)
-    if told["missing_keys"]:
-        raise ModelUnsupportedError(
-            f"the tiny autoencoder in {directory} lacks weights",
-            got=f"nothing for {min(told['missing_keys'])}",
-        )
+    check_keys(f"the tiny autoencoder in {directory}", told["missing_keys"])
     return model.to(memory_format=torch.channels_last)

@@ -169,7 +169,7 @@ def test_a_pickle_and_half_a_file_are_refused(tmp_path: Path):
 
 # ------------------------------------------------------------------- what a file says of itself
 
-CONTEXT = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+CONTEXT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 XL = "conditioner.embedders.1.model.ln_final.weight"
 V, EPSILON = "v_prediction", "epsilon"
 

@@ -132,8 +132,15 @@ def missing_weight(model: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
+def left_over_weight(model: Path) -> None:
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(
+        load_file(file) | {"add_embedding.linear_1.bias": torch.ones(3)}, file, metadata={"format": "pt"}
+    )
+
+
 DAMAGES = [damaged_tokenizer, other_widths, more_layers, fewer_blocks, strange_activation, odd_size, few_words,
-           no_betas, missing_weight]  # fmt: skip
+           no_betas, missing_weight, left_over_weight]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -180,6 +187,32 @@ def test_a_clip_whose_tokenizer_has_no_limit_cuts_texts(tiny_clip: Path, tmp_pat
     assert torch.equal(
         load_clip(tmp_path / "clip").text_features(texts), load_clip(tiny_clip).text_features(texts)
     )
+
+
+def test_a_clip_that_cannot_be_read_whole_is_one_line(tiny_clip: Path, tmp_path: Path):
+    weights = load_file(tiny_clip / "model.safetensors")
+    del weights["visual_projection.weight"]
+
+    def lost(clip: Path) -> None:
+        save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
+
+    faults: dict[str, Callable[[Path], Any]] = {
+        "lacks weights.*nothing for visual_projection.weight": lost,
+        "CLIP in .* cannot be read": lambda clip: (clip / "config.json").write_text("{"),
+        "resample: expected 0 .*got 'best'": lambda clip: change(
+            clip / "preprocessor_config.json", resample="best"
+        ),
+        "image_std: expected three numbers, got None": lambda clip: change(
+            clip / "preprocessor_config.json", image_std=None
+        ),
+    }
+    for index, (message, damage) in enumerate(faults.items()):
+        copy = tmp_path / str(index)
+        shutil.copytree(tiny_clip, copy)
+        damage(copy)
+        with pytest.raises(ModelUnsupportedError, match=message) as error:
+            load_clip(copy)
+        assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------- checksums
