@@ -74,7 +74,7 @@ def load_part(
     encoder = component.startswith("text_encoder")
     # Only diffusers warns, and loads slowly by its own account, without the optional package accelerate.
     options: dict[str, Any] = {} if encoder else {"low_cpu_mem_usage": False}
-    with readable(f"the {component} in {directory}"), quiet_libraries():
+    with readable(f"the {component} in {directory}"), quiet_libraries(keys_are_checked=not encoder):
         loaded: Any = part.from_pretrained(
             directory / component,
             variant=weights_variant(directory, component),
