@@ -576,7 +576,7 @@ def view(
     run: Run = None,
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8765,
     host: Annotated[
-        str, typer.Option(help="Who may look: this machine alone, or 0.0.0.0 for all.")
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every interface.")
     ] = "127.0.0.1",
     runs: Runs = _RUNS,
 ) -> None:

@@ -47,6 +47,8 @@ class _Strict(BaseModel):
 # Of float32, and of what is counted: steps, samples, units of a layer.
 LARGEST = 3.4e38
 LARGEST_COUNT = 10**9
+# Behind a number that is refused: without it pydantic would take the text for the number.
+TOO_LARGE = " or more"
 
 
 def _has_upper_limit(field: FieldInfo) -> bool:
@@ -59,7 +61,7 @@ def _text_unless_a_number(value: Any, largest: float | int) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) and (value > largest or value < -LARGEST):
-        return f"{value:.3g}" if abs(value) < 1e300 else "more than 1e300"
+        return (f"{value:.3g}" if abs(value) < 1e300 else "1e+300") + TOO_LARGE
     return value
 
 

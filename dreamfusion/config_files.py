@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dreamfusion import documents
-from dreamfusion.config import LARGEST, LARGEST_COUNT, ExperimentConfig
+from dreamfusion.config import LARGEST, LARGEST_COUNT, TOO_LARGE, ExperimentConfig
 from dreamfusion.errors import ConfigError, shown
 
 _SUFFIXES = (".yaml", ".yml")
@@ -366,9 +366,9 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
             return _range(path, data) or "a number " + str(problem["msg"]).removeprefix("Input should be ")
         case "value_error":
             return str(context.get("error", problem["msg"]))
-        case "int_parsing" if _names_a_number(problem["input"]):
+        case "int_parsing" if str(problem["input"]).endswith(TOO_LARGE):
             return f"an integer of at most {LARGEST_COUNT:,}"
-        case "float_parsing" if _names_a_number(problem["input"]):
+        case "float_parsing" if str(problem["input"]).endswith(TOO_LARGE):
             return f"a number of at most {LARGEST:g}"
         case "int_parsing_size":
             return "an integer of at most 64 bits"
@@ -381,11 +381,6 @@ def _expected(problem: Any, path: tuple[str, ...], data: dict[str, Any]) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return "a mapping of keys"
     return str(problem["msg"]).removeprefix("Input should be ").partition(", ")[0]
-
-
-def _names_a_number(text: object) -> bool:
-    """Whether a text that was refused as a number is a number all the same: one that is too large."""
-    return isinstance(text, str) and re.fullmatch(r"-?[0-9.]+e\+[0-9]+|more than 1e300", text) is not None
 
 
 def _range(path: tuple[str, ...], data: dict[str, Any]) -> str | None:

@@ -99,3 +99,38 @@ def test_nothing_draws_from_the_global_generator() -> None:
                 and node.func.attr in draws
             ):
                 assert "generator" in {word.arg for word in node.keywords}, f"{path}:{node.lineno}"
+
+
+# Data that this package or its build made and that travels inside of it, or that no stranger hands over; all else is read by
+# `dreamfusion.documents`, which has the limits.
+PARSES = {
+    "documents.py": "the one reader",
+    "miniature/world.py": "specifications of scenes, of one's own data set",
+    "miniature/training": "checkpoints of the embedded model's training, which users have no part in",
+    "miniature/meshes": "the meshes that it is trained on, fetched and checked by their sums",
+    "guidance/models.py": "the package's own table of models",
+}
+
+
+def parsing_calls(path: Path) -> list[str]:
+    """Calls of a parser of JSON or YAML in one module, with their lines."""
+    names = {
+        ("json", "load"),
+        ("json", "loads"),
+        *(("yaml", n) for n in ("load", "safe_load", "full_load", "unsafe_load")),
+    }
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        f"{path.relative_to(PACKAGE)}:{call.lineno}"
+        for call in calls
+        if isinstance(call, ast.Attribute)
+        and isinstance(call.value, ast.Name)
+        and (call.value.id, call.attr) in names
+    ]
+
+
+def test_documents_of_strangers_are_parsed_in_one_place() -> None:
+    found = [call for path in sorted(PACKAGE.rglob("*.py")) for call in parsing_calls(path)]
+    assert [call for call in found if not call.startswith(tuple(PARSES))] == []
+    assert parsing_calls(PACKAGE / "documents.py"), "the search finds what there is"

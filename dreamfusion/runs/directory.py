@@ -409,10 +409,12 @@ def check_writable(output_root: Path) -> None:
                 hint="choose another folder with --output DIR",
             )
         absent = [folder for folder in (output_root, *output_root.parents) if not folder.exists()]
-        output_root.mkdir(parents=True, exist_ok=True)
-        probe = temporary_name(output_root / "probe")
-        probe.mkdir()
-        probe.rmdir()
-        with contextlib.suppress(OSError):  # another process may have put something into it
+        try:
+            output_root.mkdir(parents=True, exist_ok=True)
+            probe = temporary_name(output_root / "probe")
+            probe.mkdir()
+            probe.rmdir()
+        finally:
             for folder in absent:
-                folder.rmdir()
+                with contextlib.suppress(OSError):  # another process may have put something into it
+                    folder.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from dreamfusion.config import ConstantResolution, DoublingResolution, ExperimentConfig
-from dreamfusion.errors import OutOfMemoryError
+from dreamfusion.errors import OutOfMemoryError, of_the_machine
 from dreamfusion.guidance.costs import guidance_cost
 from dreamfusion.training.memory import is_out_of_memory, plan, rungs
 from dreamfusion.training.trainer import Trainer
@@ -198,3 +199,44 @@ def test_an_update_of_the_grid_that_runs_out_is_taken_again_whole(
     assert len(trainer.notices) == 1 and trainer.step == 1
     for name, value in undisturbed.renderer.state_dict().items():
         assert torch.equal(trainer.renderer.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not execute a primitive"), True),
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("could not create a memory storage"), True),
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+            ),
+            True,
+        ),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("HIP error: hipErrorOutOfMemory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("bad allocation"), True),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"), True),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+        (KeyError("memory"), False),
+    ],
+)
+def test_every_librarys_way_of_saying_that_memory_ran_out(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) == is_memory
+    told = of_the_machine(error)
+    assert isinstance(told, OutOfMemoryError) == is_memory
