@@ -21,7 +21,8 @@ IsName = Callable[[NamesFile, str], bool]
 def with_absolute_paths(config: Model, is_name: IsName) -> Model:
     """The configuration with every path relative to the current folder, or to a home (`~`), made absolute.
 
-    Symbolic links are kept: the hub's cache consists of them, and what they lead to has another name.
+    What does not exist stays as it is, and so do hub ids. Symbolic links are kept: the hub's cache consists of them,
+    and what they lead to has another name.
 
     Args:
         config: of a whole experiment, or a part of one.
@@ -52,14 +53,15 @@ def _absolute(value: Any, marker: NamesFile | None, is_name: IsName) -> Any:
         case tuple():
             return tuple(_absolute(part, marker, is_name) for part in value)
         case str() if marker is not None and value and not is_name(marker, value):
-            return _absolute_path(value, marker)
+            return _absolute_path(value)
     return value
 
 
-def _absolute_path(text: str, marker: NamesFile) -> str:
+def _absolute_path(text: str) -> str:
+    # What is not there is a hub id, or is refused by the name that the user gave it.
     try:
         path = Path(text).expanduser()
-        there = marker.instead == "nothing" or path.exists()
+        there = path.exists()
     except (OSError, ValueError, RuntimeError):  # no such user, a NUL, too long: told where the file is read
         return text
     return str(path.absolute()) if there else text

@@ -114,6 +114,11 @@ def test_hub_ids_and_aliases_stay_what_they_are(folder: Path, key: str) -> None:
         assert value_at(absolute_paths(with_value(key, name)), key) == name
 
 
+@pytest.mark.parametrize("key", PATHS)
+def test_what_is_not_there_keeps_its_name_for_the_message(folder: Path, key: str) -> None:
+    assert value_at(absolute_paths(with_value(key, "absent.png")), key) == "absent.png"
+
+
 def test_links_are_kept(folder: Path) -> None:
     (folder / "blob").touch()
     (folder / "plush.safetensors").symlink_to(folder / "blob")

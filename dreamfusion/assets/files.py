@@ -108,8 +108,12 @@ def atomic_folder(path: Path, own_files: str) -> Iterator[Path]:
         with _disk_errors(path):
             yield temporary
             if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+                old = temporary_name(path)
+                os.rename(path, old)
+                os.rename(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -34,6 +34,9 @@ from dreamfusion.runs.files import output_errors, write_atomically, write_json
 from dreamfusion.temporary import temporary_name
 
 _SLUG_LENGTH = 60
+_OWN_FILES = {
+    "config.yaml", "manifest.json", "state.json", "metrics.jsonl", "log.txt", ".lock", "previews", "checkpoints",
+}  # fmt: skip
 
 
 def slug(text: str) -> str:
@@ -266,8 +269,15 @@ def discarded_unless_begun(run: RunDirectory) -> Iterator[None]:
 
 def discard_unused(run: RunDirectory) -> None:
     """Remove a run in which no step was taken: there is nothing in it but a mistake that was told already."""
-    if metrics.last_step(run.metrics_path) == 0 and not checkpoint.listing(run.checkpoints):
-        shutil.rmtree(run.path, ignore_errors=True)
+    if metrics.last_step(run.metrics_path) != 0 or checkpoint.listing(run.checkpoints):
+        return
+    with contextlib.suppress(OSError):
+        # Where the run was renamed while it loaded, another folder may have its name.
+        if not run.manifest_path.is_file() or {entry.name for entry in run.path.iterdir()} - _OWN_FILES:
+            return
+        doomed = temporary_name(run.path)  # a kill in between leaves no half of a run
+        os.rename(run.path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _reserve(output_root: Path) -> tuple[int, Path, str]:

@@ -68,12 +68,13 @@ def add_session(
 
 
 def threads(path: Path) -> int | None:
-    """The number of threads that the run's first session noted; None if none did.
+    """The number of threads that the run's first session on a CPU noted; None if none did.
 
     Raises:
         RunNotFoundError: there is no manifest.
     """
-    noted = [session.get("threads") for session in read(path)["sessions"] if isinstance(session, dict)]
+    sessions = [session for session in read(path)["sessions"] if isinstance(session, dict)]
+    noted = [session.get("threads") for session in sessions if str(session.get("device")).startswith("cpu")]
     counts = [count for count in noted if type(count) is int and 1 <= count <= MOST_THREADS]
     return counts[0] if counts else None
 

@@ -221,9 +221,13 @@ def test_only_a_run_without_a_step_is_discarded(tmp_path: Path) -> None:
     started, unused, saved = (directory.create(tmp_path, config(), name=name) for name in ("a", "b", "c"))
     started.metrics_path.write_text('{"step": 1}\n')
     (saved.checkpoints / "000000").mkdir()
-    for run in (started, unused, saved):
+    (tmp_path / "0004-of-somebody-else").mkdir()
+    foreign = RunDirectory(tmp_path / "0004-of-somebody-else")
+    noted = directory.create(tmp_path, config(), name="d")
+    (noted.path / "diary.txt").touch()
+    for run in (started, unused, saved, foreign, noted):
         directory.discard_unused(run)
-    assert [info.name for info in directory.listing(tmp_path)] == ["a", "c"]
+    assert [info.name for info in directory.listing(tmp_path)] == ["a", "c", "of-somebody-else", "d"]
 
 
 def test_a_drive_without_locks_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,9 +257,13 @@ def test_a_number_of_threads_that_is_none_is_left_out(
     tmp_path: Path, make_config: MakeConfig, noted: Any
 ) -> None:
     run = directory.create(tmp_path, make_config())
-    sessions = [{"threads": noted}, "nonsense", {}]
+    sessions = [{"threads": noted, "device": "cpu"}, "nonsense", {}, {"threads": 4, "device": "cuda: a GPU"}]
     run.manifest_path.write_text(json.dumps({"sessions": sessions}))
     assert manifest.threads(run.manifest_path) is None
+    run.manifest_path.write_text(
+        json.dumps({"sessions": [*sessions, {"threads": 4, "device": "cpu, 4 threads"}]})
+    )
+    assert manifest.threads(run.manifest_path) == 4
 
 
 # ------------------------------------------------------------------------------------ the newest good one
