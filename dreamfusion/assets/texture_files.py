@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -42,12 +41,9 @@ def find_texture(name: str, mesh: Path) -> Path | None:
     written = folder / plain
     if is_regular(written):
         return written
-    is_absolute = plain.startswith("/") or re.match(r"[A-Za-z]:", plain) is not None
-    if not is_absolute and (found := _any_case(folder, PurePosixPath(plain).parts)) is not None:
-        return found
-    last = PurePosixPath(plain).name
-    for place in _FOLDERS:
-        if (found := _any_case(folder, (*PurePosixPath(place).parts, last))) is not None:
+    parts = PurePosixPath(plain).parts
+    for tried in (parts, *((*PurePosixPath(place).parts, *parts[-1:]) for place in _FOLDERS)):
+        if (found := _any_case(folder, tried)) is not None:
             return found
     return None
 

@@ -210,6 +210,20 @@ def test_usd_display_colours_are_linear_and_of_any_interpolation(
 
 
 @pytest.mark.usefixtures("usd")
+@pytest.mark.parametrize("orientation", ["rightHanded", "leftHanded"])
+def test_usd_corners_keep_their_colours_when_polygons_are_cut(tmp_path: Path, orientation: str) -> None:
+    """Of a square whose corners are black, red, violet and grey."""
+    values = f"[(0, 0, 0), {RED}, {LIGHT}, {GREY}]"
+    more = f'color3f[] primvars:displayColor = {values} (interpolation = "faceVarying")'
+    mesh = read_mesh(stage(tmp_path / "it.usda", f'{more}\nuniform token orientation = "{orientation}"'))
+    face, corner = np.indices(mesh.faces.shape).reshape(2, -1)
+    found = np.round(surface_colours(mesh, face, np.eye(3)[corner]) * 255)
+    wanted = {(10, 0): [0, 0, 0], (12, 0): [255, 0, 0], (12, 1): [128, 0, 255], (10, 1): [64, 64, 64]}
+    places = mesh.vertices[mesh.faces[face, corner]][:, :2].tolist()
+    assert found.tolist() == [wanted[x, y] for x, y in places]
+
+
+@pytest.mark.usefixtures("usd")
 def test_usd_materials_of_meshes_and_subsets(tmp_path: Path) -> None:
     bound = "rel material:binding = </world/{}>"
     violet = preview("violet", f"color3f inputs:diffuseColor = {LIGHT}")

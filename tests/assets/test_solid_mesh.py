@@ -122,6 +122,13 @@ BODIES = {
         [ball(0.3, -0.4), ball(0.2, -0.4, True), ball(0.3, 0.4, True)], 2 * of_ball(0.3) - of_ball(0.2)
     ),
     "a box": ([BOX], 0.8125 * 0.625 * 0.6875),
+    "boxes with the same faces in common": (
+        [
+            BOX.copy().apply_translation([-0.40625, 0, 0]),
+            BOX.copy().apply_translation([-0.40625, 0, 0]).apply_transform(np.diag([-1.0, 1, 1, 1])),
+        ],
+        1.625 * 0.625 * 0.6875,
+    ),
     "boxes with a wall in common": (
         [BOX.copy().apply_translation([-0.40625, 0, 0]), BOX.copy().apply_translation([0.40625, 0, 0])], 1.625 * 0.625 * 0.6875
     ),
