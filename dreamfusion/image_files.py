@@ -73,7 +73,7 @@ _REFUSED = {
     "F": "floating-point pixels",
     "LAB": "L*a*b* colours",
 }
-_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA")
 _PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK", *_WITH_ALPHA)
 # A transparent grey is stored as so many bits as the pixels have, which Pillow spreads over 0..255.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -269,8 +269,8 @@ def _raw_mode(image: Image.Image) -> str:
 def _rgba(image: Image.Image) -> UInt8[np.ndarray, "h w 4"]:
     if image.mode in ("1", "L") or image.mode.startswith("I;16"):
         return _grey(image)
-    if image.mode in ("La", "RGBa", "PA"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "La":  # multiplied with the opacity
+        image = image.convert("LA")
     if image.mode in ("YCbCr", "CMYK"):
         image = image.convert("RGB")
     return np.array(image.convert("RGBA"))

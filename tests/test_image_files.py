@@ -41,10 +41,10 @@ def png(
 def tiff(
     photometric: int, bits: tuple[int, ...], pixels: bytes, *tags: tuple[int, int], big: bool = False
 ) -> bytes:
-    """A TIFF 6.0 of one strip, 2 x 1 pixels, for what Pillow does not write."""
+    """A TIFF 6.0 of one strip, 2 x 1 pixels, for what Pillow does not write; colours 1 and 2 of a palette are A and B."""
     order = ">" if big else "<"
     entries = dict([(256, 2), (257, 1), (259, 1), (262, photometric), (277, len(bits)), (278, 1), *tags])
-    count = len(entries) + 3
+    count = len(entries) + 3 + (photometric == 3)
     after = 8 + 2 + 12 * count + 4
     short = struct.pack(f"{order}{len(bits)}H", *bits)
     body = short if len(short) > 4 else b""
@@ -52,6 +52,10 @@ def tiff(
     rows[258] = struct.pack(f"{order}HHI", 258, 3, len(bits)) + (
         struct.pack(f"{order}I", after) if body else short.ljust(4, b"\0")
     )
+    if photometric == 3:
+        colours = [[0, a, b, *[0] * 253] for a, b in zip(A, B, strict=True)]
+        rows[320] = struct.pack(f"{order}HHII", 320, 3, 768, after + len(body))
+        body += struct.pack(f"{order}768H", *[257 * value for channel in colours for value in channel])
     rows[273] = struct.pack(f"{order}HHII", 273, 4, 1, after + len(body))
     rows[279] = struct.pack(f"{order}HHII", 279, 4, 1, len(pixels))
     directory = struct.pack(f"{order}H", count) + b"".join(rows[key] for key in sorted(rows)) + b"\0" * 4
@@ -110,6 +114,7 @@ RIGHT: dict[str, tuple[bytes, list[Pixel], bool]] = {
     "RGBA webp": (saved("RGBA", [(*A, 3), (*B, 250)], "WEBP", **LOSSLESS), [(*A, 3), (*B, 250)], True),
     "I;16 png": (saved("I;16", [257 * 7, 40000], "PNG"), opaque(7, 156), False),
     "I;16 tiff": (saved("I;16", [257 * 7, 40000], "TIFF"), opaque(7, 156), False),
+    "I;16 png, rounded": (saved("I;16", [128, 65406], "PNG"), opaque(0, 254), False),
     "I;16 png, white": (saved("I;16", [0, 65535], "PNG"), opaque(0, 255), False),
     "CMYK tiff": (
         saved("CMYK", [(255, 0, 0, 0), (0, 0, 255, 127)], "TIFF"), opaque((0, 255, 255), (128, 128, 0)), False
@@ -117,6 +122,11 @@ RIGHT: dict[str, tuple[bytes, list[Pixel], bool]] = {
     "CMYK jpeg": (saved("CMYK", [(0, 0, 0, 55)] * 2, "JPEG"), opaque(200, 200), False),
     "YCbCr tiff": (saved("YCbCr", [(128, 128, 128), (76, 85, 255)], "TIFF"), opaque(128, (254, 0, 0)), False),
     # By hand: depths and byte orders.
+    "1-bit png, 1 transparent": (png(1, 0, b"\x40", (b"tRNS", b"\0\1")), [(0, 0, 0, 255), (255, 255, 255, 0)], True),
+    "La tiff": (
+        tiff(1, (8, 8), bytes([100, 128, 0, 0]), (338, 1)), [(199, 199, 199, 128), (0, 0, 0, 0)], True
+    ),
+    "PA tiff": (tiff(3, (8, 8), bytes([1, 40, 2, 50]), (338, 2)), [(*A, 40), (*B, 50)], True),
     "1-bit png, 0 transparent": (
         png(1, 0, b"\x40", (b"tRNS", b"\0\0")), [(0, 0, 0, 0), (255, 255, 255, 255)], True
     ),
@@ -277,9 +287,41 @@ def test_exactly_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     Image.new("L", (3, 2)).save(stream, "PNG")
     assert read_image(stream, DatasetError).shape == (2, 3, 4)
-    Image.new("L", (7, 1)).save(stream := io.BytesIO(), "PNG")
-    with pytest.raises(DatasetError, match="got 7 x 1"):
-        read_image(stream, DatasetError)
+    for size in ((7, 1), (4, 2)):
+        Image.new("L", size).save(stream := io.BytesIO(), "PNG")
+        with pytest.raises(DatasetError, match=f"got {size[0]} x {size[1]}"):
+            read_image(stream, DatasetError)
+    Image.new("L", (1, 1)).save(stream := io.BytesIO(), "PNG")
+    assert read_image(stream, DatasetError).shape == (1, 1, 4)
+
+
+def test_pillows_own_limit_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(DatasetError, match="the image is too large"):
+        read_image(saved("L", [1, 2], "PNG"), DatasetError)
+
+
+def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(saved("L", [1, 2], "PNG"))
+    monkeypatch.setattr(image_files, "MAX_BYTES", path.stat().st_size)
+    assert read_image(path, DatasetError).shape == (1, 2, 4)
+    monkeypatch.setattr(image_files, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(DatasetError, match="bytes"):
+        read_image(path, DatasetError)
+    monkeypatch.undo()
+    assert image_files.MAX_BYTES == 2**30 and image_files.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+def test_odd_metadata_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = Image.open
+
+    def warns(*arguments: Any, **options: Any) -> Any:
+        warnings.warn("corrupt EXIF data", UserWarning, stacklevel=1)
+        return opens(*arguments, **options)
+
+    monkeypatch.setattr(Image, "open", warns)
+    assert read_image(saved("L", [1, 2], "PNG"), DatasetError).shape == (1, 2, 4)
 
 
 def sources() -> dict[str, bytes]:

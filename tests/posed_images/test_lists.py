@@ -330,7 +330,8 @@ def test_every_key_is_used_or_refused_or_reported(write_transforms: Write, key: 
     where = {key: value}
     folder = write_transforms(per_frame=where) if place == "frame" else write_transforms(**where)
     if key in keys.REFUSED:
-        assert f'"{key}" in' in (text := message(folder)) and "is not supported" in text
+        named = f'"{key}" in ' + ("frame 0 of " if place == "frame" else "") + f"{folder}/transforms.json"
+        assert f"{named} is not supported" in message(folder)
         return
     notes = read(folder).notes
     if key in keys.HARMLESS:

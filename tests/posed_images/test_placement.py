@@ -11,7 +11,7 @@ import pytest
 from dreamfusion.errors import DatasetError
 from dreamfusion.posed_images.dataset import _silhouette_sines
 from dreamfusion.posed_images.frames import Capture, Frame, Lens
-from dreamfusion.posed_images.placement import MARGIN, common_point, find_ball, place
+from dreamfusion.posed_images.placement import MARGIN, _Views, common_point, find_ball, place
 
 Ring = Callable[..., list[np.ndarray]]
 CENTRE = (5.0, 1.0, 2.0)
@@ -94,6 +94,8 @@ OUTLIERS = {
     "close-ups of two details": [looking_at(around(a, 1.6), around(a, 0.5)) for a in (0.3, 2.0)],
     "one far away": [looking_at(around(0.3, 500.0), CENTRE)],
     "one far away that looks past by half a degree": [looking_at(around(0.3, 500.0), around(1.8, 4.0))],
+    "one very far away that looks past": [looking_at(around(0.3, 5000.0), around(1.8, 90.0))],
+    "close-ups at six tenths": [looking_at(around(a, 2.2), CENTRE) for a in (0.3, 2.0)],
     "one that looks elsewhere": [looking_at(around(0.3, 4.0), around(1.5, 9.0))],
     "one that looks away": [looking_at(around(0.3, 4.0), around(0.3, 9.0))],
     "three that look elsewhere": [looking_at(around(a, 4.0), around(a + 1.2, 12.0)) for a in (0.3, 2.0, 4.0)],
@@ -146,6 +148,36 @@ def test_the_middle_of_the_view_is_where_the_lens_says(ring: Ring) -> None:
         common_point(behind)
 
 
+def test_what_a_camera_sees_is_what_falls_on_its_pixels(ring: Ring) -> None:
+    lens = Lens(40, 12, 30.0, 20.0, 25.0, 3.0)
+    pose = ring(3, centre=CENTRE)[1]
+    views = _Views.of(capture_of([pose], lens).train)
+    for local in np.random.default_rng(0).uniform([-3, -3, -4], [3, 3, 4], (400, 3)):
+        x, y, back = local
+        column, row = lens.fx * x / -back + lens.cx, lens.fy * -y / -back + lens.cy
+        expected = back < 0 and 0 < column < 40 and 0 < row < 12
+        assert views.see(pose[:3, :3] @ local + pose[:3, 3])[0] == expected
+
+
+@pytest.mark.parametrize(("away", "accepted"), [(2, True), (3, False)])
+def test_three_quarters_of_the_cameras_must_see_the_middle(ring: Ring, away: int, accepted: bool) -> None:
+    poses = ring(10, centre=CENTRE)
+    for pose in poses[:away]:
+        pose[:3, :3] = pose[:3, :3] @ np.diag([-1.0, 1, -1])  # turned round
+    frames = capture_of(poses).train
+    if accepted:
+        np.testing.assert_allclose(common_point(frames), CENTRE, atol=1e-9)
+    else:
+        with pytest.raises(DatasetError, match="is in 7 of 10 pictures"):
+            common_point(frames)
+
+
+def test_a_camera_at_seven_tenths_of_the_distance_is_no_close_up(ring: Ring) -> None:
+    poses = [*ring(16, centre=CENTRE), looking_at(around(0.3, 2.8 / np.hypot(1, 0.3)), CENTRE)]
+    ball = find_ball(capture_of(poses), None, None)
+    assert ball.notes == () and ball.radius == pytest.approx(0.7 * SEEN)
+
+
 def test_silhouettes_that_are_cut_off_leave_the_size_to_the_others(ring: Ring) -> None:
     """The kind of 2 close-ups among 18: before, they took a third of the ball away."""
     poses = [*ring(16, centre=CENTRE), *OUTLIERS["close-ups of the middle"]]
@@ -154,6 +186,9 @@ def test_silhouettes_that_are_cut_off_leave_the_size_to_the_others(ring: Ring) -
     # Most are cut off, but four say how large the object is.
     sines[4:] = np.nan
     assert find_ball(capture_of(poses), sines, None).radius == pytest.approx(MARGIN * 4 * 0.2)
+    sines[3:] = np.nan
+    three = find_ball(capture_of(poses[:13] + poses[16:]), sines[:15], None)  # a fifth
+    assert three.radius == pytest.approx(MARGIN * 4 * 0.2)
     sines[2:] = np.nan  # two are too few
     assert find_ball(capture_of(poses), sines, None).radius == pytest.approx(SEEN, rel=0.01)
 
