@@ -283,7 +283,7 @@ class DiffusionGuidance(ABC):
         texts = list(dict.fromkeys([*views, *negatives, ""]))
         if self.config.objective.kind != "csd" and "" not in negatives:
             texts.remove("")
-        self.personal.tell_unused(texts)
+        self.personal.tell_doubts(texts)
         embeddings = self.encode_texts(texts)
         self.view_embeddings = embeddings[[texts.index(text) for text in views]]
         self.negative_embeddings = embeddings[[texts.index(text) for text in negatives]]

@@ -37,6 +37,7 @@ _FACTORS = {
     "dora_scale": r"\.dora_scale",
     "magnitude": r"\.lora_magnitude_vector(?:\.\w+)??(?:\.weight)?",
 }
+_MAGNITUDES = ("dora_scale", "magnitude")
 _FACTOR = re.compile("(.+?)(?:" + "|".join(f"(?P<{k}>{v})" for k, v in _FACTORS.items()) + ")")
 # What else is shared as a "LoRA".
 _OTHER_KINDS = {
@@ -82,10 +83,17 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A file all of whose keys have a place in the model."""
+    """A file all of whose keys have a place in the model.
+
+    Attributes:
+        path: of the file.
+        layers: what it has.
+        settings_missing: PEFT wrote it, and its alpha is in a file that is not there.
+    """
 
     path: Path
     layers: tuple[LoraLayer, ...]
+    settings_missing: bool = False
 
 
 def check_lora_file(file: str, layers: Layers) -> LoraFile:
@@ -108,8 +116,10 @@ def check_lora_file(file: str, layers: Layers) -> LoraFile:
         _check_shapes(
             file, {factor: shapes[key] for factor, key in keys.items()}, name, layers.shapes[part][layer]
         )
-        found[part, layer] = LoraLayer(part, layer, keys, settings.scale(part, name, shapes[keys["down"]][0]))
-    return LoraFile(path, tuple(found.values()))
+        dora = not keys.keys().isdisjoint(_MAGNITUDES)
+        scale = settings.scale(part, name, shapes[keys["down"]][0], dora)
+        found[part, layer] = LoraLayer(part, layer, keys, scale)
+    return LoraFile(path, tuple(found.values()), settings.missing)
 
 
 def merge_loras(model: Any, part: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
@@ -209,7 +219,7 @@ def _by_name(file: str, shapes: Mapping[str, Shape]) -> dict[str, dict[str, str]
         raise _refused(file, "no key at all", "")
     for factors in named.values():
         missing = [factor for factor in ("down", "up") if factor not in factors]
-        if missing or len(factors.keys() & {"dora_scale", "magnitude"}) > 1:
+        if missing or len(factors.keys() & _MAGNITUDES) > 1:
             lack = f"without a {missing[0]}" if missing else "with two kinds of magnitudes"
             raise _refused(file, f"{next(iter(factors.values()))} {lack}", "the file is incomplete")
     return named
@@ -238,7 +248,7 @@ def _check_shapes(file: str, factors: Mapping[str, Shape], name: str, wanted: Sh
     mid = factors.get("mid")
     shapes = " and ".join(f"{factor} of {_text(shape)}" for factor, shape in factors.items() if shape)
     told = f"{shapes} for {name}, whose weight is {_text(wanted)}"
-    matrices = len(down) > 1 and len(up) > 1 and down[0] > 0
+    matrices = min(len(down), len(up)) > 1 and down[0] > 0
     if (
         not matrices
         or up[1] != down[0]
@@ -250,7 +260,7 @@ def _check_shapes(file: str, factors: Mapping[str, Shape], name: str, wanted: Sh
         raise _refused(file, told, SAME_FAMILY)
     if "alpha" in factors and _count(factors["alpha"]) != 1:
         raise _refused(file, f"an alpha of {_text(factors['alpha'])} for {name}", "")
-    for kind in factors.keys() & {"dora_scale", "magnitude"}:
+    for kind in factors.keys() & _MAGNITUDES:
         try:
             _magnitude_axis(factors[kind], wanted, kind == "magnitude")
         except ValueError:

@@ -20,6 +20,8 @@ from dreamfusion.guidance.personal_files import opened
 _HEADER = "lora_adapter_metadata"
 _PEFT_NAME = "base_model.model."
 _PEFT_FILE = "adapter_config.json"
+# Those that leave the model's own weights as they are; PiSSA, OLoRA and others put a part of them into the LoRA.
+_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,12 @@ class LoraSettings:
     Args:
         source: where they are from, for errors.
         values: as they were written, with or without the part's name before each key.
+        missing: PEFT wrote the file, and its settings are not there.
     """
 
     source: str
     values: dict[str, Any]
+    missing: bool = False
 
     @staticmethod
     def of(path: Path, names: Iterable[str]) -> LoraSettings:
@@ -43,20 +47,35 @@ class LoraSettings:
             source = f"{_HEADER} of {path}"
             return _checked(parse_json(header, source, error=ModelUnsupportedError), source)
         beside = path.parent / _PEFT_FILE
-        if beside.is_file() and any(name.startswith(_PEFT_NAME) for name in names):
+        by_peft = any(name.startswith(_PEFT_NAME) for name in names)
+        if by_peft and beside.is_file():
             return _checked(read_json(beside, error=ModelUnsupportedError), str(beside))
-        return LoraSettings("", {})
+        return LoraSettings("", {}, missing=by_peft)
 
-    def scale(self, part: str, name: str, rank: int) -> float:
+    def of_part(self, part: str) -> dict[str, Any]:
+        """PEFT's settings of one part of the model, its name taken off; the file's only ones where none has a part's name."""
+        values = {k.removeprefix(f"{part}."): v for k, v in self.values.items() if k.startswith(f"{part}.")}
+        return values or self.values
+
+    def scale(self, part: str, name: str, rank: int, dora: bool) -> float:
         """alpha / rank (rsLoRA: alpha / sqrt(rank)) of a layer.
 
         Args:
             part: of the model.
             name: as the file has it.
             rank: of its weights.
+            dora: whether the file has magnitudes for it.
+
+        Raises ModelUnsupportedError for settings with which the weights mean something else.
         """
-        values = {k.removeprefix(f"{part}."): v for k, v in self.values.items() if k.startswith(f"{part}.")}
-        values = values or self.values
+        values = self.of_part(part)
+        if values.get("use_dora") and not dora:
+            raise _unreadable(self.source, f"use_dora and no magnitudes for {name}")
+        if values.get("init_lora_weights") not in _INITIALISATIONS:
+            start = shown(values["init_lora_weights"])
+            raise _unreadable(
+                self.source, f"init_lora_weights {start}, which changes the model's own weights"
+            )
         bare = name.removeprefix(f"{part}.").removeprefix(_PEFT_NAME)
         alpha = values.get("lora_alpha")
         for pattern, value in (values.get("alpha_pattern") or {}).items():

@@ -41,8 +41,14 @@ class Personal:
         """The words as a text encoder reads them."""
         return Vocabulary(self.words, tokenizer, encoder, part)
 
-    def tell_unused(self, texts: Sequence[str]) -> None:
-        """A notice for each word that no text has: its file changes nothing."""
+    def tell_doubts(self, texts: Sequence[str]) -> None:
+        """A notice for each word that no text has, whose file changes nothing, and for each LoRA whose alpha is unknown."""
+        for lora, _ in self.loras:
+            if lora.settings_missing:
+                notice(
+                    f"warning: no adapter_config.json beside {lora.path}: alpha is taken for the rank "
+                    "(PEFT writes the alpha into that file)"
+                )
         for word in unused_words(self.words, texts):
             notice(
                 f"warning: {word.path} is not used: no text has its word '{word.text}' "

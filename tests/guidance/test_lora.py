@@ -318,6 +318,8 @@ def test_the_alpha_of_peft(
     [
         "{",
         "[]",
+        '{"unet.init_lora_weights": "pissa_niter_4"}',
+        '{"unet.use_dora": true}',
         '{"lora_alpha": "x"}',
         '{"lora_alpha": 1e400}',
         '{"lora_alpha": 4, "alpha_pattern": {"(a+)+$": 2}}',

@@ -132,6 +132,20 @@ def test_a_lora_of_the_text_encoder_alone_is_the_pipelines(tiny_sd1: Path, tmp_p
         assert torch.equal(got.unet.state_dict()[name], value), name
 
 
+def test_an_alpha_that_is_nowhere_is_reported(
+    tiny_sd1: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(32, 2)}, file)
+    make(tiny_sd1, loras=[{"file": str(file)}])
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and f"no adapter_config.json beside {file}: alpha is taken" in told
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 2}')
+    make(tiny_sd1, loras=[{"file": str(file)}])
+    assert capfd.readouterr().err == ""
+
+
 def test_loras_need_no_peft(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = save_lora(tiny_sd1, tmp_path, 1)
     monkeypatch.setitem(sys.modules, "peft", None)

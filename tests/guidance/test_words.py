@@ -51,7 +51,8 @@ def by_hand(guidance: Any, component: str, vectors: torch.Tensor, text: str, **o
     letters = LETTERS[: len(vectors)]
     rows = tokenizer.convert_tokens_to_ids([f"{letter}</w>" for letter in letters])
     with torch.no_grad():
-        encoder.get_input_embeddings().weight[rows] = vectors
+        table: Any = encoder.get_input_embeddings().weight
+        table[rows] = vectors
         spelled = text.replace("WORD", " ".join(letters))
         ids = tokenizer(spelled, padding="max_length", max_length=48, return_tensors="pt").input_ids
         return encoder(ids, **options)
