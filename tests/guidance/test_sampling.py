@@ -178,7 +178,7 @@ def scheduler_of(tmp_path: Path, **values: Any) -> Path:
 def test_stable_diffusion_starts_where_diffusers_pipeline_does(spacing: str | None, tmp_path: Path) -> None:
     """50 steps of every scheduler: the same timesteps and sigmas, none of them capped; 13.12 at timestep 981."""
     directory = scheduler_of(tmp_path, **({} if spacing is None else {"timestep_spacing": spacing}))
-    own = PNDMScheduler.from_pretrained(directory / "scheduler")
+    own: Any = PNDMScheduler.from_pretrained(directory / "scheduler")
     for name in SCHEDULERS:
         ours = load_sampler(directory, False, name, 50)
         reference = getattr(diffusers, f"{name}Scheduler").from_config(own.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError, OutputError
+from dreamfusion.guidance.diffuse import diffuse
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.models import fetch_model, find_model, verify_model
 from dreamfusion.guidance.single_file import read_single_file, settings_for
@@ -254,7 +256,7 @@ def test_marks_and_metadata_reach_the_guidance(tiny_sd1: Path, tmp_path: Path, c
     file = tuned(tiny_sd1, tmp_path / "v.safetensors", ("v_pred", "ztsnr"), resolution="48x48")
     guidance = guidance_of(file, tiny_sd1)
     assert (guidance.schedule.prediction_type, guidance.image_size) == (V, 48)
-    reference = DDIMScheduler.from_pretrained(tiny_sd1 / "scheduler", rescale_betas_zero_snr=True)
+    reference: Any = DDIMScheduler.from_pretrained(tiny_sd1 / "scheduler", rescale_betas_zero_snr=True)
     torch.testing.assert_close(guidance.schedule.alphas_cumprod.float(), reference.alphas_cumprod)
     assert float(guidance.schedule.alphas_cumprod[-1]) == 0.0
     notes = capsys.readouterr().err.splitlines()
@@ -265,6 +267,26 @@ def test_marks_and_metadata_reach_the_guidance(tiny_sd1: Path, tmp_path: Path, c
     for _ in range(2):
         assert guidance_of(odd, tiny_sd1).image_size == 32
         assert "modelspec.resolution of 512x768 is not used" in capsys.readouterr().err
+
+
+def test_a_model_without_a_signal_at_its_last_timestep_guides(tiny_sd1: Path, tmp_path: Path):
+    """Every weighting, at the end of the timesteps, gives numbers; so does the picture of what is predicted there."""
+    file = tuned(tiny_sd1, tmp_path / "v.safetensors", ("v_pred", "ztsnr"))
+    images = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    for weighting in ("denoised", "score_matching"):
+        guidance = guidance_of(file, tiny_sd1, weighting=weighting, timestep_min=1.0, timestep_max=1.0)
+        generators = (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
+        output = guidance(images, torch.zeros(1), torch.zeros(1), 0, *generators)
+        assert output.timesteps.tolist() == [998] and 0.0 < output.gradient_norm < math.inf
+        (level,) = diffuse(guidance, images[0], [1.0], torch.Generator().manual_seed(3))
+        assert level.timestep == 998 and bool(
+            level.clean.isfinite().all() and level.gradient.isfinite().all()
+        )
+
+
+def test_settings_for_a_single_file_are_said_to_be_unused_without_one(tiny_sd1: Path, capsys):
+    guidance_of(tiny_sd1, tiny_sd1)
+    assert f"guidance.single_file_config is not used: {tiny_sd1} is no single file" in capsys.readouterr().err
 
 
 def test_a_text_encoder_ends_where_the_file_says(tiny_sd1: Path, tmp_path: Path):
