@@ -228,3 +228,14 @@ def test_a_photograph_in_another_size_sees_the_same():
     _, finer = photograph.resized(50, 60).rays()
     # Every third column and every fifth row of the finer picture has its middle where a pixel had it.
     torch.testing.assert_close(finer[:, 2::5, 1::3], photograph.rays()[1])
+
+
+def test_the_vertical_field_of_view_is_of_the_vertical_focal_length():
+    intrinsics = torch.tensor([[30.0, 20.0, 9.0, 4.0], [20.0, 30.0, 9.0, 4.0]])
+    cameras = cameras_from_poses(torch.eye(4).expand(2, 4, 4), intrinsics, 10, 24)
+    expected = [2 * math.degrees(math.atan(5 / focal)) for focal in (20.0, 30.0)]
+    assert cameras.fovy_deg.tolist() == pytest.approx(expected, rel=1e-6)
+    # Right and up by their own focal lengths, from their own principal points.
+    rays = cameras.rays()[1][0]
+    ray = rays[7, 2]
+    torch.testing.assert_close(ray[:2] / -ray[2], torch.tensor([(2.5 - 9) / 30, (4 - 7.5) / 20]))

@@ -154,7 +154,14 @@ def _write_page(run: RunDirectory, mesh: Path, faces: int) -> None:
 
 def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_y: tuple[float, float]) -> None:
     """How much the file looks like the NeRF, drawn by other code from eight views."""
-    from dreamfusion.assets.check import MIN_IOU, MIN_PSNR_DB, check_cameras, compare
+    from dreamfusion.assets.check import (
+        MIN_IOU,
+        MIN_PSNR_DB,
+        MIN_WORST_IOU,
+        MIN_WORST_PSNR_DB,
+        check_cameras,
+        compare,
+    )
 
     cameras = run.config().cameras
     views = check_cameras(cameras.distance[1], sum(cameras.fovy_deg) / 2)
@@ -177,7 +184,8 @@ def _tell_agreement(path: Path, renderer: Renderer, run: RunDirectory, world_y: 
     )
     if not found.good:
         notice(
-            f"the file does not look like the NeRF: expected {MIN_PSNR_DB:g} dB and an IoU of {MIN_IOU:g}; "
+            f"the file does not look like the NeRF: expected {MIN_PSNR_DB:g} dB and an IoU of {MIN_IOU:g} on average, "
+            f"{MIN_WORST_PSNR_DB:g} dB and {MIN_WORST_IOU:g} in the worst view; "
             "a scene that is still a haze has no surface that could"
         )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from trimesh.visual import ColorVisuals
 
 from dreamfusion.assets.atlas import box_atlas
-from dreamfusion.assets.check import check_cameras, compare
+from dreamfusion.assets.check import Agreement, check_cameras, compare, draw
 from dreamfusion.assets.formats import write_mesh
 from dreamfusion.assets.mesh import extract_mesh
+from dreamfusion.assets.read_back import Shape
 from dreamfusion.assets.texture import Texture, bake, split_at_seams
 
 
@@ -47,6 +49,53 @@ def test_files_look_like_the_nerf(exported, tmp_path, name, textured):
     assert found.good, found
     assert min(found.object_psnr_db) > 24 and min(found.iou) > 0.92
     assert pairs.shape == (3, 64, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "iou", "good"),
+    [
+        ((25.0, 25.0), (0.95, 0.95), True),
+        ((24.9, 25.0), (0.95, 0.95), False),
+        ((25.0, 25.0), (0.94, 0.95), False),
+        # The mean decides, not the worst view alone ...
+        ((20.0, 30.0), (0.9, 1.0), True),
+        # ... unless that one shows something else.
+        ((19.9, 99.0), (0.99, 0.99), False),
+        ((99.0,) * 8, (*(1.0,) * 7, 0.79), False),
+        ((99.0,) * 8, (*(1.0,) * 7, 0.8), True),
+        # No colours, no verdict on them.
+        ((), (0.95, 0.95), True),
+        ((), (0.9, 0.95), False),
+    ],
+)
+def test_the_verdict_is_of_the_mean_and_of_the_worst_view(psnr_db, iou, good):
+    assert Agreement(psnr_db, psnr_db, iou).good is good
+
+
+def test_a_view_is_drawn_where_it_belongs_front_faces_alone_and_the_nearest_first():
+    """Two squares before one another, and one that turns its back: all by hand, colours and pixels."""
+    square = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
+    vertices = np.concatenate([square, square * 0.5 + [0, 0, 0.5], square * 0.5 + [0, 0, 1.0]])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7], [8, 10, 9], [8, 11, 10]])
+    colors = np.repeat([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], 4, axis=0)
+    camera = check_cameras(3.0, 40.0, views=1, size=60)
+    camera.c2w[:] = torch.eye(4)
+    camera.c2w[:, 2, 3] = 3.0
+    for order in (slice(None), slice(None, None, -1)):
+        picture, covered = draw(Shape(vertices, faces[order], colors=colors), camera)
+        assert picture[30, 30].tolist() == pytest.approx([0, 1, 0])
+        # 60 / (2 tan 20 deg) pixels a unit at distance 1: the red square is 27.5 wide, the green one 16.5.
+        assert covered[30].sum() == 28 and covered[:, 30].sum() == 28
+        assert np.isclose(picture[30], [0, 1, 0]).all(axis=-1).sum() == 16
+        assert not np.isclose(picture, [0, 0, 1]).all(axis=-1).any()
+        assert picture[0, 0].tolist() == [1, 1, 1]
+
+
+def test_the_checks_cameras_look_from_all_around_at_their_elevations():
+    cameras = check_cameras(3.0, 40.0)
+    assert [a % 360 for a in cameras.azimuth_deg.tolist()] == [0, 45, 90, 135, 180, 225, 270, 315]
+    assert cameras.elevation_deg.tolist() == pytest.approx([10, 35, -15, 10, 35, -15, 10, 35], abs=1e-4)
+    assert (cameras.height, cameras.width) == (192, 192)
 
 
 def turned_left(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

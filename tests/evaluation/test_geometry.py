@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import trimesh
 
+from dreamfusion.evaluation import geometry
 from dreamfusion.evaluation.geometry import surface_agreement
 
 
@@ -43,3 +47,39 @@ def test_what_lies_inside_and_cannot_be_seen_does_not_count() -> None:
     ball, core = trimesh.creation.icosphere(3, radius=1.0), trimesh.creation.icosphere(3, radius=0.5)
     hollow = surface_agreement(trimesh.util.concatenate([ball, core]), ball)
     assert hollow.chamfer < 0.015
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "SIDE", 48)
+    monkeypatch.setattr(geometry, "SAMPLES", 10_000)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_thin_plate_agrees_with_itself() -> None:
+    """The nearest sample may lie on the plate's other side, whose normal is the opposite one: that is agreement."""
+    plate = trimesh.creation.box((1.0, 1.0, 1e-4))
+    for other in (plate.copy(), plate.copy().apply_translation([0, 0, 3e-4])):
+        found = surface_agreement(plate, other)
+        assert found.normal_consistency == pytest.approx(1.0, abs=3e-3)
+        assert found.chamfer < 0.02
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_body_is_seen_from_all_sides() -> None:
+    """Every half of a ball is missed where only the other one is there, wherever the ball lies."""
+    ball = trimesh.creation.icosphere(3, radius=0.7)
+    for axis, sign in itertools.product(range(3), (1, -1)):
+        half = ball.submesh([np.flatnonzero(sign * ball.triangles_center[:, axis] > 0)], append=True)
+        for mesh in (half, whole := ball.copy()):
+            mesh.apply_translation([3.0, -2.0, 5.0])
+        found = surface_agreement(half, whole)
+        assert found.completeness > 0.1 and found.accuracy < 0.03
+        assert found.chamfer == pytest.approx((found.completeness + found.accuracy) / 2)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_the_seed_alone_chooses_the_samples() -> None:
+    ball = trimesh.creation.icosphere(3)
+    assert surface_agreement(ball, ball, seed=1) == surface_agreement(ball, ball, seed=1)
+    assert surface_agreement(ball, ball, seed=1) != surface_agreement(ball, ball, seed=2)

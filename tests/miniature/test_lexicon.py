@@ -67,7 +67,8 @@ def test_no_name_stands_for_two_things() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "many"), [("cat", "cats"), ("torch", "torches"), ("cherry", "cherries"), ("glasses", "glasses"), ("key", "keys")]
+    ("one", "many"), [("cat", "cats"), ("torch", "torches"), ("cherry", "cherries"), ("glasses", "glasses"), ("key", "keys"),
+     ("box", "boxes"), ("brush", "brushes"), ("shoe", "shoes"), ("horse", "horses"), ("boy", "boys"), ("lady", "ladies")]
 )  # fmt: skip
 def test_plurals(one: str, many: str) -> None:
     assert plural(one) == many

@@ -91,3 +91,18 @@ def test_a_model_of_the_wide_world_offers_its_own_words(word_list: Path) -> None
         "violin": "guitar",
         "armchare": "armchair",
     }
+
+
+def test_both_ends_of_a_plural_are_taken_off(word_list: Path) -> None:
+    """In -es the word without both letters is meant where it is known, else the word without the s."""
+    from dreamfusion.miniature.training.export import write_vocabulary
+
+    write_vocabulary(word_list, wide())
+    vocabulary._content.cache_clear()
+    known = wide().nouns
+    ends = {"torch": "torches", "box": "boxes", "brush": "brushes", "bus": "buses", "horse": "horses", "duck": "ducks",
+            "house": "houses", "bench": "benches", "fox": "foxes", "glass": "glasses"}  # fmt: skip
+    tried = {one: many for one, many in ends.items() if one in known and many not in known}
+    assert sum(many.endswith("es") for many in tried.values()) >= 3
+    for one, many in tried.items():
+        assert vocabulary.nearest(many) == (one,), many
