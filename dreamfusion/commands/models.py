@@ -58,7 +58,8 @@ def download_model(name: str, half_precision: bool) -> None:
     from dreamfusion.guidance.models import fetch_model, find_model
 
     model = find_model(name)
-    if model.directory is not None:
+    # A single file may be here in another precision.
+    if model.directory is not None and model.single_file is None:
         notice(f"{name} is here already")
         directory = model.directory
     else:

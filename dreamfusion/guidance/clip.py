@@ -6,7 +6,6 @@ with torch, so that gradients reach the images; transformers' processors go thro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import copy, deepcopy
 from pathlib import Path
@@ -18,7 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config import JUDGE
+from dreamfusion.errors import ModelUnsupportedError, shown
+from dreamfusion.guidance.families import read_json
+from dreamfusion.guidance.loading import check_keys, readable
 from dreamfusion.guidance.models import package_directory
+from dreamfusion.guidance.noise_settings import is_number
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.side_models import clip_directory
 
@@ -85,9 +88,11 @@ class ClipJudge:
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit-norm features of texts; a text longer than the model reads is cut."""
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(
-            self.model.device
-        )
+        # A tokenizer need not say how many tokens the model reads.
+        length = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+        ).to(self.model.device)
         pooled = self.model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
@@ -104,13 +109,30 @@ def load_clip(path: Path | str | None = None, device: torch.device | str = "cpu"
 
     None or "miniature": the package's own, "judge": its second one, which guides nothing.
 
-    Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach.
+    Raises ModelNotFoundError when the directory or one of its files is not there, nor in the hub's cache or within reach,
+    ModelUnsupportedError when they cannot be read or lack weights.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
     directory = clip_directory("miniature" if path is None else str(path))
-    with quiet_libraries():
-        model: Any = CLIPModel.from_pretrained(directory, local_files_only=True)
+    with readable(f"the CLIP in {directory}"), quiet_libraries():
+        loaded: Any = CLIPModel.from_pretrained(directory, local_files_only=True, output_loading_info=True)
         tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
-    preprocessing = json.loads((directory / "preprocessor_config.json").read_text(encoding="utf-8"))
-    return ClipJudge(model.to(device, torch.float32), tokenizer, preprocessing)
+    model, told = loaded
+    check_keys(f"the CLIP in {directory}", told["missing_keys"])
+    return ClipJudge(model.to(device, torch.float32), tokenizer, _preprocessing(directory))
+
+
+def _preprocessing(directory: Path) -> dict[str, Any]:
+    """How a CLIP's images are prepared; ModelUnsupportedError for what is done in no such way here."""
+    file = directory / "preprocessor_config.json"
+    settings = read_json(file)
+    resample = settings.get("resample", 3)
+    if resample not in _RESAMPLING:
+        known = ", ".join(f"{number} ({name})" for number, name in _RESAMPLING.items())
+        raise ModelUnsupportedError(f"{file}: resample", expected=known, got=shown(resample))
+    for key in ("image_mean", "image_std"):
+        values = settings.get(key)
+        if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
+            raise ModelUnsupportedError(f"{file}: {key}", expected="three numbers", got=shown(values))
+    return settings

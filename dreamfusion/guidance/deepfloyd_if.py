@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.errors import ModelUnsupportedError, PromptError
+from dreamfusion.errors import ModelUnsupportedError, PromptError, shown
 from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.embedding_cache import EmbeddingCache
-from dreamfusion.guidance.loading import load_part
+from dreamfusion.guidance.loading import load_part, readable
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
 
@@ -53,7 +53,7 @@ class DeepFloydIFGuidance(DiffusionGuidance):
 
         Raises PromptError for a text that is longer than the model was trained with.
         """
-        cache = EmbeddingCache(self.directory)
+        cache = EmbeddingCache(self.directory, precision=str(self._text_dtype))
         known = {text: cache.get(text) for text in texts}
         missing = [text for text, tokens in known.items() if tokens is None]
         if missing:
@@ -67,13 +67,16 @@ class DeepFloydIFGuidance(DiffusionGuidance):
         # As IFPipeline does before it asks its tokenizer.
         inputs = _tokenize(self._tokenizer(), [text.lower().strip() for text in texts])
         device = self._text_device()
-        # Never float16, in which T5 overflows.
-        dtype = torch.float32 if self.dtype == torch.float32 else torch.bfloat16
-        encoder = load_part(self.directory, "text_encoder", dtype, device, "T5EncoderModel")
+        encoder = load_part(self.directory, "text_encoder", self._text_dtype, device, "T5EncoderModel")
         states = encoder(inputs["input_ids"].to(device), attention_mask=inputs["attention_mask"].to(device))[
             0
         ]
         return [tokens.cpu() for tokens in states]
+
+    @property
+    def _text_dtype(self) -> torch.dtype:
+        # Never float16, in which T5 overflows.
+        return torch.float32 if self.dtype == torch.float32 else torch.bfloat16
 
     def _text_device(self) -> torch.device:
         """The guidance's own device where the text encoder fits into what is free there beside the UNet, else the CPU."""
@@ -96,15 +99,8 @@ class DeepFloydIFGuidance(DiffusionGuidance):
                 f"the tokenizer in {self.directory} cannot be read without {' and '.join(lacking)}",
                 hint="run pip install 'dreamfusion[if]'",
             )
-        try:
-            with quiet_libraries():
-                return T5Tokenizer.from_pretrained(tokenizer, local_files_only=True)
-        except (ImportError, ValueError) as error:
-            raise ModelUnsupportedError(
-                f"the tokenizer in {self.directory} cannot be read",
-                got=(str(error).strip().splitlines() or [type(error).__name__])[0][:160],
-                hint="fetch the model again",
-            ) from error
+        with readable(f"the tokenizer in {self.directory}"), quiet_libraries():
+            return T5Tokenizer.from_pretrained(tokenizer, local_files_only=True)
 
 
 def _installed(module: str) -> bool:
@@ -116,10 +112,10 @@ def _installed(module: str) -> bool:
 
 def _tokenize(tokenizer: Any, texts: list[str]) -> Any:
     for text in texts:
-        count = len(tokenizer(text)["input_ids"])
+        count = len(tokenizer(text, truncation=False)["input_ids"])
         if count > _MAX_TOKENS:
             raise PromptError(
-                f"the prompt {text!r} is too long for the model",
+                f"the prompt {shown(text)} is too long for the model",
                 expected=f"{_MAX_TOKENS} tokens at most, with the view's words and a mark",
                 got=str(count),
                 hint="shorten the prompt",

@@ -56,15 +56,15 @@ def diffuse(
     cond, uncond = guidance.embeddings_of_views(torch.tensor([azimuth_deg]), torch.tensor([elevation_deg]))
     schedule, found = guidance.schedule, []
     for fraction in fractions:
-        index = min(int(fraction * schedule.num_train_timesteps + 1e-6), schedule.num_train_timesteps - 1)
+        index = schedule.timestep_at(fraction)
         timesteps = torch.tensor([index])
         noisy = schedule.add_noise(latents, noise, timesteps)
         output = guided_output(
             guidance.denoise, noisy, timesteps, cond, uncond, guidance.config.guidance_scale
         )
         predicted = schedule.to_epsilon(output, noisy, timesteps)
-        signal, noise_std = schedule.signal_and_noise_std(timesteps, latents)
-        clean = (noisy - noise_std * predicted) / signal.clamp(min=1e-6)
+        _, noise_std = schedule.signal_and_noise_std(timesteps, latents)
+        clean = schedule.to_clean(output, noisy, timesteps)
         gradient = sds_gradient(predicted, noise, schedule.weight(timesteps, guidance.config.weighting))
         found.append(
             NoiseLevel(

@@ -1,7 +1,7 @@
 """Text embeddings on the disk, for text encoders that take longer to load than a run should wait.
 
-One safetensors file a text. Its name is a hash of the model (which files, in which revision) and of the text as it is
-encoded, view words included; the negative prompt is a text like any other.
+One safetensors file a text. Its name is a hash of the model (which files, in which revision), of the precision that the
+encoder ran in, and of the text as it is encoded, view words included; the negative prompt is a text like any other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamfusion.temporary import sweep, temporary_name
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class EmbeddingCache:
@@ -25,18 +25,19 @@ class EmbeddingCache:
     Args:
         directory: the model's files.
         root: where embeddings are kept; None: HF_HOME/dreamfusion/embeddings.
+        precision: that the text encoder runs in.
     """
 
-    def __init__(self, directory: Path, root: Path | None = None) -> None:
+    def __init__(self, directory: Path, root: Path | None = None, precision: str = "float32") -> None:
         if root is None:
             from huggingface_hub import constants
 
             root = Path(constants.HF_HOME) / "dreamfusion" / "embeddings"
-        self.root, self._model = root, _fingerprint(directory)
+        self.root, self._model, self._precision = root, _fingerprint(directory), precision
 
     def path(self, text: str) -> Path:
         """Where the embedding of `text` is kept, whether it is there or not."""
-        key = json.dumps([_FORMAT, self._model, text])
+        key = json.dumps([_FORMAT, self._model, self._precision, text])
         return self.root / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def get(self, text: str) -> Float[Tensor, "tokens d"] | None:

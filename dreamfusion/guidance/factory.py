@@ -7,12 +7,11 @@ import logging
 import torch
 
 from dreamfusion.config import GuidanceConfig
-from dreamfusion.guidance.deepfloyd_if import DeepFloydIFGuidance
 from dreamfusion.guidance.diffusion import DiffusionGuidance
-from dreamfusion.guidance.families import check_supported
+from dreamfusion.guidance.loaders import load_guidance
 from dreamfusion.guidance.models import fetch_model, find_model
 from dreamfusion.guidance.precision import unet_dtype
-from dreamfusion.guidance.stable_diffusion import StableDiffusionGuidance, StableDiffusionXLGuidance
+from dreamfusion.progress import notice
 
 
 def make_guidance(
@@ -24,13 +23,9 @@ def make_guidance(
     """
     device = torch.device(device)
     found = find_model(config.model, single_file_config=config.single_file_config)
+    if config.single_file_config is not None and found.single_file is None:
+        notice(f"guidance.single_file_config is not used: {config.model} is no single file")
     directory = fetch_model(found, half_precision=unet_dtype(config.dtype, device) == torch.float16)
     # In the hub's cache the directory's name is the commit.
     logging.getLogger("dreamfusion").info("model %s is %s", config.model, directory)
-    match check_supported(directory):
-        case "stable-diffusion":
-            return StableDiffusionGuidance(config, prompt, device, directory)
-        case "stable-diffusion-xl":
-            return StableDiffusionXLGuidance(config, prompt, device, directory)
-        case "deepfloyd-if":
-            return DeepFloydIFGuidance(config, prompt, device, directory)
+    return load_guidance(config, prompt, device, directory)

@@ -9,13 +9,14 @@ Read from a few JSON files; no weight is opened and no torch is loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dreamfusion import documents
 from dreamfusion.errors import ModelUnsupportedError
+from dreamfusion.guidance.noise_settings import BETA_SCHEDULERS, Difference, is_number, noise_difference
 from dreamfusion.guidance.weight_files import weights_problem
 
 Family = Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if"]
@@ -97,22 +98,90 @@ def check_supported(directory: Path) -> Family:
     """The family; ModelUnsupportedError when the JSON files in `directory` tell of a model that SDS cannot use."""
     family = family_of(directory)
     unet = read_json(directory / "unet" / "config.json")
-    scheduler = read_json(directory / "scheduler" / "scheduler_config.json")
     vae = {} if family == "deepfloyd-if" else read_json(directory / "vae" / "config.json")
-    for what, expected, got in _differences(family, unet, vae, scheduler):
+    encoders = [part for part in LAYOUTS[family].parts if part.startswith("text_encoder")]
+    texts = [read_json(directory / part / "config.json") for part in encoders]
+    for what, expected, got in (
+        *_noise_differences(directory),
+        *_class_differences(read_json(directory / "model_index.json"), family),
+        *_differences(family, unet, vae),
+        *_latents_differences(vae),
+        *_text_differences(unet, texts),
+    ):
         raise _unsupported(directory, what, expected, str(got))
     return family
 
 
-def _differences(
-    family: Family, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]
-) -> Iterator[tuple[str, str, Any]]:
+def _noise_differences(directory: Path) -> Iterator[Difference]:
+    found = noise_difference(read_json(directory / "scheduler" / "scheduler_config.json"))
+    if found is not None:
+        yield found
+    # diffusers reads the settings with the class that model_index.json names.
+    entry = read_json(directory / "model_index.json").get("scheduler")
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else "DDIMScheduler"
+    if str(name).removesuffix("Scheduler") not in BETA_SCHEDULERS:
+        yield (
+            "its noise, by its scheduler's class",
+            "a scheduler made of betas, such as DDIMScheduler",
+            str(name),
+        )
+
+
+def _class_differences(index: dict[str, Any], family: Family) -> Iterator[Difference]:
+    """Text encoders and tokenizers of other classes than those that they are read with."""
+    clip = {
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+        "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    }
+    t5 = {"text_encoder": ("T5EncoderModel",), "tokenizer": ("T5Tokenizer", "T5TokenizerFast")}
+    for component, classes in (t5 if family == "deepfloyd-if" else clip).items():
+        if _has(index, component) and index[component][1] not in classes:
+            yield f"its {component}", " or ".join(classes), str(index[component][1])
+
+
+def _latents_differences(vae: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """What of an autoencoder's settings cannot be followed between its latents and the UNet's."""
+    channels, factor = vae.get("latent_channels", 4), vae.get("scaling_factor", 0.18215)
+    if not is_number(factor) or factor <= 0.0:
+        yield "its autoencoder's scaling_factor", "a number above 0", factor
+    given = {key: vae[key] for key in ("latents_mean", "latents_std") if vae.get(key) is not None}
+    for key, values in given.items():
+        numbers = isinstance(values, list) and all(is_number(value) for value in values)
+        if not numbers or len(values) != channels:
+            got = str(values)[:80] if not numbers else f"{len(values)}"
+            yield f"its autoencoder's {key}", f"{channels} numbers, one a channel of its latents", got
+        elif key == "latents_std" and min(values) <= 0.0:
+            yield "its autoencoder's latents_std", "numbers above 0", min(values)
+    if len(given) == 1:
+        yield (
+            "its autoencoder's latents",
+            "latents_mean and latents_std together",
+            f"{next(iter(given))} alone",
+        )
+    shift = vae.get("shift_factor")
+    if shift is not None and not is_number(shift):
+        yield "its autoencoder's shift_factor", "a number", str(shift)[:80]
+    elif given and shift:
+        yield "its autoencoder's latents", "a shift_factor or latents_mean", "both, in no order that is known"
+
+
+def _text_differences(unet: dict[str, Any], texts: list[dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """Whether the text encoders' vectors, side by side, are as wide as what the UNet attends to."""
+    wanted = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim", 1280)
+    widths = [text.get("hidden_size", text.get("d_model")) for text in texts]
+    if isinstance(wanted, int) and all(isinstance(width, int) for width in widths):
+        width = sum(width for width in widths if isinstance(width, int))
+        if width != wanted:
+            yield "the width of its text encoder", f"{wanted}, as its UNet has it", width
+
+
+def _differences(family: Family, unet: dict[str, Any], vae: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
     # What each default means: the value that diffusers' own classes take when the key is left out.
     pixels = family == "deepfloyd-if"
     channels = 3 if pixels else vae.get("latent_channels", 4)
     space = "3 colours" if pixels else f"the autoencoder's {channels} channels"
-    prediction_type = scheduler.get("prediction_type", "epsilon")
-    flow = "FlowMatch" in scheduler.get("_class_name", "")
     added = {
         "stable-diffusion": (None, "text"),
         "stable-diffusion-xl": ("text_time",),
@@ -120,16 +189,11 @@ def _differences(
     }
     unet_class = unet.get("_class_name", "UNet2DConditionModel")
     vae_class = vae.get("_class_name", "AutoencoderKL")
+    colours = vae.get("in_channels", 3), vae.get("out_channels", 3)
     guidance_embedding = unet.get("time_cond_proj_dim") is not None
     # A model that learns its variance too puts it into further channels.
     outputs = (channels, 2 * channels) if pixels else (channels,)
     checks: list[tuple[bool, str, str, Any]] = [
-        (
-            prediction_type in ("epsilon", "v_prediction") and not flow,
-            "its prediction type",
-            "epsilon or v_prediction",
-            "flow matching" if flow else prediction_type,
-        ),
         (
             unet.get("addition_embed_type") in added[family],
             "its conditioning",
@@ -150,18 +214,33 @@ def _differences(
             "a UNet conditioned on a text and a timestep",
             "a guidance embedding" if guidance_embedding else unet.get("class_embed_type"),
         ),
+        (
+            unet.get("encoder_hid_dim_type") in (None, "text_proj"),
+            "its conditioning",
+            "a text alone",
+            unet.get("encoder_hid_dim_type"),
+        ),
+        (
+            unet.get("attention_type", "default") == "default",
+            "its conditioning",
+            "a text alone",
+            f"attention_type {unet.get('attention_type')}",
+        ),
         (vae_class == "AutoencoderKL", "its autoencoder", "AutoencoderKL", vae_class),
+        (
+            colours == (3, 3),
+            "its autoencoder's images",
+            "3 colours",
+            f"{colours[0]} channels in and {colours[1]} out",
+        ),
     ]
     return ((what, expected, got) for good, what, expected, got in checks if not good)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's mapping; ModelUnsupportedError when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
-        raise ModelUnsupportedError(f"{path} cannot be read", got=reason) from error
+    # Not finite: diffusers writes -Infinity, as the smallest lambda of some samplers.
+    return documents.read_json(path, error=ModelUnsupportedError, finite=False)
 
 
 def _has(index: dict[str, Any], component: str) -> bool:

@@ -9,8 +9,11 @@ reached by `fetch_model` only, or when probing is asked for.
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import shlex
+import shutil
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -19,11 +22,24 @@ from typing import Any
 
 import yaml
 
-from dreamfusion.errors import DreamfusionError, ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.documents import reason
+from dreamfusion.errors import (
+    DreamfusionError,
+    ModelNotFoundError,
+    ModelUnsupportedError,
+    OutputError,
+    shown,
+)
 from dreamfusion.guidance.families import LAYOUTS, check_supported, family_of, missing_files
-from dreamfusion.guidance.single_file import convert, converted_directory, identify
-from dreamfusion.guidance.weight_files import VARIANTS, checksum_fault, weight_names
+from dreamfusion.guidance.single_file import converted_directory, read_single_file, settings_for
+from dreamfusion.guidance.weight_files import VARIANTS, weight_names
+from dreamfusion.progress import notice
 
+# Of the file system, not of the network.
+_CANNOT_WRITE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.ENOENT,
+     errno.EISDIR, errno.ENAMETOOLONG)
+)  # fmt: skip
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
 
@@ -33,10 +49,11 @@ class ResolvedModel:
 
     Args:
         name: what the user said.
-        directory: the files, all there and fit for score distillation; None when they must be fetched first.
+        directory: the files, all there and fit for score distillation; None when they must be fetched first. Of a single
+            file a conversion, maybe of another precision than will be wanted: `fetch_model` gives the one to read.
         hub_ids: the repositories to fetch from, in order, when `directory` is None.
         tried: what was looked at, one line each.
-        single_file: the one file that must be converted first; `settings` is where its settings and tokenizer are from.
+        single_file: the one file that is converted first; `settings` is where its settings and tokenizer are from.
     """
 
     name: str
@@ -87,14 +104,15 @@ def find_model(name: str, probe_hub: bool = False, single_file_config: str | Non
     if alias is not None and "mirrors" in alias:
         mirrors = [pinned(mirror, revision) for mirror in alias["mirrors"]]
         return _on_hub(name, mirrors, probe_hub)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = path_of(name)
+    # Not Path's own questions, which raise for a name that is too long or may not be looked at.
+    if os.path.isdir(path):
         return _in_directory(name, path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _in_single_file(name, path, single_file_config)
     if is_hub_id(name):
-        return _on_hub(name, [name], probe_hub, tried=[f"directory {path}: not there"])
-    raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {path}: not there"])
+        return _on_hub(name, [name], probe_hub, tried=[f"directory {shown(path, 200)}: not there"])
+    raise _not_found(name, [f"aliases {', '.join(aliases())}", f"directory {shown(path, 200)}: not there"])
 
 
 def available_stable_diffusion(probe_hub: bool = False) -> str | None:
@@ -119,10 +137,10 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
     Raises ModelNotFoundError when no repository gives them, ModelUnsupportedError as `find_model` does, before any
     weight is downloaded.
     """
-    if model.directory is not None:
-        return model.directory
     if model.single_file is not None:
         return _from_single_file(model.single_file, model.settings, half_precision)
+    if model.directory is not None:
+        return model.directory
     tried = list(model.tried)
     for hub_id in model.hub_ids:
         directory = _download(hub_id, half_precision, tried)
@@ -134,26 +152,27 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
 def verify_model(name: str) -> list[str]:
     """What is wrong with the files of a model that is on this machine, one line each; empty when nothing is.
 
-    Beside what `find_model` looks at, every file is read. One that came from the hub is compared with the checksum that
-    it was downloaded with; of weights without one the shapes are compared with the settings', and every number must be finite.
+    Beside what `find_model` looks at, every file is read: see `verification`. A single file is read as training reads it,
+    and its conversion kept; with the embedded model its CLIPs are checked.
 
     Raises ModelNotFoundError when it is not here, ModelUnsupportedError when it cannot be distilled.
     """
     model = find_model(name)
-    if model.directory is None:
+    if model.directory is None and model.single_file is None:
         raise _not_found(name, list(model.tried))
-    directory = model.directory
-    files = [
-        f for f in directory.rglob("*") if f.is_file() and ".cache" not in f.relative_to(directory).parts
-    ]
-    found = {file: checksum_fault(file, directory) for file in sorted(files)}
-    faults = [f"{file.relative_to(directory)} {fault}" for file, fault in found.items() if fault]
-    unknown = [file for file, fault in found.items() if fault is None and file.suffix == ".safetensors"]
-    if unknown:
-        from dreamfusion.guidance.loading import contents_faults
+    from dreamfusion.guidance.loading import contents_faults
+    from dreamfusion.guidance.verification import file_faults, loading_faults
 
-        faults += contents_faults(directory, unknown)
-    return faults
+    if model.single_file is not None:
+        faults = contents_faults(model.single_file.parent, [model.single_file])
+        if faults:
+            return faults
+    directory = fetch_model(model)
+    faults = file_faults(directory)
+    for beside in aliases().get(name, {}).get("beside", ()):
+        folder = package_directory() / beside
+        faults += [f"{folder.name}/{fault}" for fault in file_faults(folder)]
+    return faults or loading_faults(directory)
 
 
 def _in_directory(name: str, directory: Path) -> ResolvedModel:
@@ -169,40 +188,51 @@ def _in_directory(name: str, directory: Path) -> ResolvedModel:
 
 
 def _in_single_file(name: str, file: Path, settings: str | None) -> ResolvedModel:
-    _, alias = identify(file)
-    settings = settings or alias
+    found = read_single_file(file)
+    settings = settings_for(file, found) if settings is None else settings
+    tried, directory = f"file {file}", None
     for half_precision in (False, True):
-        directory = converted_directory(file, settings, half_precision)
-        if (directory / "model_index.json").is_file() and not missing_files(directory):
-            return ResolvedModel(name, directory, tried=(f"{file}, converted to {directory}",))
-    return ResolvedModel(name, None, tried=(f"file {file}",), single_file=file, settings=settings)
+        converted = converted_directory(file, settings, half_precision)
+        if (
+            directory is None
+            and os.path.isfile(converted / "model_index.json")
+            and not missing_files(converted)
+        ):
+            tried, directory = f"{file}, converted to {converted}", converted
+    return ResolvedModel(name, directory, tried=(tried,), single_file=file, settings=settings)
 
 
 def _from_single_file(file: Path, settings: str, half_precision: bool) -> Path:
-    family, _ = identify(file)
-    directory = _settings_directory(settings)
-    if family_of(directory) != family:
-        raise ModelUnsupportedError(
-            f"{file} cannot be read with the settings of {settings}",
-            expected=family,
-            got=family_of(directory),
-        )
+    """The conversion of `file` in this precision, made if it is not there; says whose settings it is read with."""
+    from dreamfusion.guidance.conversion import convert, reading_note
+
+    found = read_single_file(file)
     target = converted_directory(file, settings, half_precision)
-    convert(file, family, directory, target, half_precision)
+    if not os.path.isfile(target / "model_index.json") or missing_files(target):
+        directory = _settings_directory(settings)
+        family = family_of(directory)
+        if family != found.family:
+            raise ModelUnsupportedError(
+                f"{file} cannot be read with the settings of {settings}", expected=found.family, got=family
+            )
+        check_supported(directory)
+        shutil.rmtree(target, ignore_errors=True)
+        convert(file, found, directory, target, half_precision)
     check_supported(target)
+    notice(reading_note(file, found, settings, target))
     return target
 
 
 def _settings_directory(name: str) -> Path:
     """A directory with the settings and the tokenizer of the model `name`; its weights need not be there."""
     if name not in aliases() or "directory" in aliases()[name]:
-        path = find_model(name).directory if name in aliases() else Path(name).expanduser()
-        if path is not None and (path / "model_index.json").is_file():
+        path = find_model(name).directory if name in aliases() else path_of(name)
+        if path is not None and os.path.isfile(path / "model_index.json"):
             return path
-    tried = [f"directory {Path(name).expanduser()}: not there"]
-    for hub_id in aliases().get(name, {}).get("mirrors", [name] if _HUB_ID.fullmatch(name) else []):
+    tried = [f"directory {shown(path_of(name), 200)}: not there"]
+    for hub_id in aliases().get(name, {}).get("mirrors", [name] if is_hub_id(name) else []):
         cached = _cached_directory(hub_id)
-        if cached is not None and (cached / "unet" / "config.json").is_file():
+        if cached is not None and os.path.isfile(cached / "unet" / "config.json"):
             return cached
         tried.append(f"cache of {hub_id}: not there")
         if not _offline():
@@ -232,9 +262,16 @@ def _on_hub(name: str, hub_ids: list[str], probe_hub: bool, tried: list[str] | N
 
 def _cached_directory(hub_id: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     repo, revision = split_hub_id(hub_id)
-    cached = try_to_load_from_cache(repo, "model_index.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(repo, "model_index.json", revision=revision)
+    except (
+        OSError,
+        HFValidationError,
+    ):  # a cache that may not be looked at, a name that the hub does not take
+        return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
@@ -269,6 +306,7 @@ def _download(hub_id: str, half_precision: bool, tried: list[str], weights: bool
     except DreamfusionError:
         raise
     except Exception as error:  # its class depends on which HTTP client this hub version uses
+        check_cache(error)
         tried.append(f"hub {hub_id}: {hub_reason(error, hub_id)}")
         return None
     missing = missing_files(directory)
@@ -310,7 +348,7 @@ def _not_found(name: str, tried: list[str], offline: bool = False, asked: bool =
         hint = f"did you mean '{close[0]}'? {hint}"
     if offline:
         hint = f"HF_HUB_OFFLINE is set: unset it and {hint}"
-    return ModelNotFoundError(f"model '{name}' was not found; tried: {'; '.join(tried)}", hint=hint)
+    return ModelNotFoundError(f"model {shown(name)} was not found; tried: {'; '.join(tried)}", hint=hint)
 
 
 def _offline() -> bool:
@@ -324,6 +362,14 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not name.startswith((".", "~"))
 
 
+def path_of(name: str) -> Path:
+    """The path that a user named, `~` read as a home directory; ModelNotFoundError where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"model {shown(name)} is not there", got=str(error).rstrip(".")) from error
+
+
 def pinned(hub_id: str, revision: str) -> str:
     """The repository at `revision`, if that is not empty; else as it is."""
     return f"{split_hub_id(hub_id)[0]}@{revision}" if revision else hub_id
@@ -333,6 +379,18 @@ def split_hub_id(hub_id: str) -> tuple[str, str | None]:
     """The repository and the revision after an @, a branch, a tag or a commit; None is the main branch."""
     repo, _, revision = hub_id.partition("@")
     return repo, revision or None
+
+
+def check_cache(error: Exception) -> None:
+    """Raise OutputError if it was not the hub that failed, but writing into its cache on this machine."""
+    from huggingface_hub import constants
+
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        raise OutputError(
+            f"what is fetched cannot be kept in {constants.HF_HUB_CACHE}",
+            got=reason(error),
+            hint="set HF_HOME to a folder that can be written and has room",
+        ) from error
 
 
 def hub_reason(error: Exception, hub_id: str) -> str:

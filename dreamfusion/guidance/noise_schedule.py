@@ -24,7 +24,7 @@ class NoiseSchedule:
     """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps, for t = 0 .. n-1 (Ho et al., arXiv 2006.11239, eq. 4).
 
     Args:
-        alphas_cumprod: abar_t, float64 on the CPU, strictly decreasing, in [0, 1].
+        alphas_cumprod: abar_t, float64 on the CPU, strictly decreasing, in (0, 1]; the last may be 0.
         prediction_type: what the model's output is: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) z
             (Salimans & Ho, arXiv 2202.00512, app. D).
     """
@@ -75,6 +75,36 @@ class NoiseSchedule:
         signal, noise_std = self.signal_and_noise_std(timesteps, noisy_latents)
         return signal * model_output + noise_std * noisy_latents
 
+    def to_clean(
+        self,
+        model_output: Float[Tensor, "b c h w"],
+        noisy_latents: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, " b"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The model's own clean latents: (z_t - sqrt(1 - abar) eps) / sqrt(abar), or sqrt(abar) z_t - sqrt(1 - abar) v.
+
+        The second has no quotient, and means something also where abar is 0. For a model of the noise that timestep is
+        undefined; see `last_timestep`.
+        """
+        signal, noise_std = self.signal_and_noise_std(timesteps, noisy_latents)
+        if self.prediction_type == "v_prediction":
+            return signal * noisy_latents - noise_std * model_output
+        return (noisy_latents - noise_std * model_output) / signal
+
+    @property
+    def last_timestep(self) -> int:
+        """The last timestep with a signal, abar > 0.
+
+        Where abar is 0 (zero terminal SNR, Lin et al., arXiv 2305.08891) z_t is the noise itself: eps_hat - eps is 0 for
+        any model of v, and `denoised` would weigh it with infinity. Nothing is learned there, and nothing is drawn.
+        """
+        return int((self.alphas_cumprod > 0.0).sum()) - 1
+
+    def timestep_at(self, fraction: float) -> int:
+        """The timestep at a fraction 0 .. 1 of the schedule's length; 1.0 is the last one with a signal."""
+        # The small offset keeps 0.98 * 1000 = 979.9999 from becoming 979.
+        return min(int(fraction * self.num_train_timesteps + 1e-6), self.last_timestep)
+
     def weight(self, timesteps: Int[Tensor, " b"], kind: Weighting) -> Float[Tensor, " b"]:
         """The w(t) of score distillation, float64 on the CPU.
 
@@ -102,7 +132,7 @@ class NoiseSchedule:
     ) -> Int[Tensor, " count"]:
         """Draw timesteps uniformly from [low, high], fractions of the schedule's length; int64 on the CPU.
 
-        Both ends can be drawn; 1.0 means the last timestep. Raises ConfigError when low exceeds high or either is
+        Both ends can be drawn; 1.0 means the last timestep with a signal. Raises ConfigError when low exceeds high or either is
         outside [0, 1].
         """
         first_index, last_index = self._indices(low, high)
@@ -139,10 +169,7 @@ class NoiseSchedule:
                 expected="0 <= min <= max <= 1",
                 got=f"{low:g} .. {high:g}",
             )
-        last = self.num_train_timesteps - 1
-        # The small offset keeps 0.98 * 1000 = 979.9999 from becoming 979.
-        first_index, last_index = (min(int(x * self.num_train_timesteps + 1e-6), last) for x in (low, high))
-        return first_index, last_index
+        return self.timestep_at(low), self.timestep_at(high)
 
     def signal_and_noise_std(
         self, timesteps: Int[Tensor, " b"], like: Float[Tensor, "b c h w"]

@@ -85,7 +85,7 @@ def check_personal(
 
     encoders = [part for part in LAYOUTS[family].parts if part.startswith("text_encoder")]
     parts = ["unet", *encoders] if loras else encoders
-    shapes = {part: shapes_by_settings(directory / part, part) for part in parts}
+    shapes = {part: shapes_by_settings(directory / part) for part in parts}
     layers = Layers(shapes)
     widths = {
         part: next(

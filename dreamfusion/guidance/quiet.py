@@ -23,8 +23,10 @@ _LONGEST = 240
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def quiet_libraries(keys_are_checked: bool = False) -> Iterator[None]:
     """Within it both libraries draw no bars, and of their log only what they leave out of a file is shown, as a notice.
+
+    With `keys_are_checked` the caller refuses weights without a place itself, and diffusers' line about them is dropped.
 
     Their advice is for people who call them; ours cannot act on it. Errors are exceptions and still come through, and some are
     logged beside. What was set before is put back.
@@ -40,7 +42,7 @@ def quiet_libraries() -> Iterator[None]:
     for name, library in libraries.items():
         library.set_verbosity(logging.WARNING)
         library.disable_progress_bar()
-        logging.getLogger(name).handlers[:] = [_LeftOut()]
+        logging.getLogger(name).handlers[:] = [_LeftOut(keys_are_checked)]
     try:
         yield
     finally:
@@ -54,8 +56,14 @@ def quiet_libraries() -> Iterator[None]:
 class _LeftOut(logging.Handler):
     """Shows a warning of something left out as one line; drops everything else."""
 
+    def __init__(self, keys_are_checked: bool) -> None:
+        super().__init__()
+        self.keys_are_checked = keys_are_checked
+
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(_COLOURS.sub("", record.getMessage()).split())
+        if self.keys_are_checked and text.startswith("Some weights of the model checkpoint"):
+            return
         if record.levelno == logging.WARNING and _LEFT_OUT.search(text) and not _is_harmless(text):
             shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
             notice(f"warning: {record.name.partition('.')[0]}: {printable(shown)}")

@@ -6,12 +6,21 @@ both are small.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from dreamfusion.config import JUDGE, ClipConfig, GuidanceConfig
-from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError, shown
 from dreamfusion.guidance.families import Family, read_json
-from dreamfusion.guidance.models import hub_reason, is_hub_id, package_directory, split_hub_id
+from dreamfusion.guidance.models import (
+    check_cache,
+    hub_reason,
+    is_hub_id,
+    package_directory,
+    path_of,
+    split_hub_id,
+)
 from dreamfusion.guidance.weight_files import weights_problem
 
 # Trained by Ollin Boer Bohan for the latents of each family.
@@ -19,6 +28,9 @@ TINY_AUTOENCODERS: dict[Family, str] = {
     "stable-diffusion": "madebyollin/taesd",
     "stable-diffusion-xl": "madebyollin/taesdxl",
 }
+
+# Of the autoencoders whose latents they give.
+SCALING_FACTORS: dict[Family, float] = {"stable-diffusion": 0.18215, "stable-diffusion-xl": 0.13025}
 
 TINY_HINT = ", or leave it out with --set guidance.tiny_autoencoder=null"
 
@@ -71,17 +83,19 @@ def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Pa
         family: of the model.
         model: its directory, whose autoencoder's settings the tiny one must fit.
 
-    Raises ModelNotFoundError, and ModelUnsupportedError for another class, or latents of another shape.
+    Raises ModelNotFoundError, and ModelUnsupportedError for another class, or latents of another shape or scale.
     """
     tiny = config.tiny_autoencoder
     if tiny is None or family == "deepfloyd-if":
         return None
+    vae = read_json(model / "vae" / "config.json")
+    if tiny.model is None:
+        _check_family_latents(vae, family)
     name = tiny.model or TINY_AUTOENCODERS[family]
     directory = _found(
         name, "tiny autoencoder", ["config.json", "diffusion_pytorch_model.safetensors"], "config.json"
     )
     settings = read_json(directory / "config.json")
-    vae = read_json(model / "vae" / "config.json")
     shape = (
         settings.get("latent_channels", 4),
         len(settings.get("encoder_block_out_channels", (64,) * 4)),
@@ -101,21 +115,36 @@ def tiny_autoencoder_directory(config: GuidanceConfig, family: Family, model: Pa
     return directory
 
 
+def _check_family_latents(vae: dict[str, Any], family: Family) -> None:
+    """A family's tiny autoencoder gives that family's latents: refuse a model whose own are scaled in another way."""
+    factor = vae.get("scaling_factor", SCALING_FACTORS["stable-diffusion"])
+    odd = {key: vae[key] for key in ("latents_mean", "latents_std", "shift_factor") if vae.get(key)}
+    if factor != SCALING_FACTORS[family] or odd:
+        raise ModelUnsupportedError(
+            f"{TINY_AUTOENCODERS[family]} does not fit the model's latents",
+            expected=f"scaling_factor {SCALING_FACTORS[family]}",
+            got=", ".join([f"scaling_factor {factor}", *odd]),
+            hint="name one that was trained for them with guidance.tiny_autoencoder.model" + TINY_HINT,
+        )
+
+
 def _found(name: str, what: str, wanted: list[str], needed: str | None = None) -> Path:
     """A directory that is there, or a hub repository's files."""
-    path = Path(name).expanduser()
-    if path.is_dir() and (needed is None or (path / needed).is_file()):
+    path = path_of(name)
+    if os.path.isdir(path) and (needed is None or os.path.isfile(path / needed)):
         return path
-    tried = f"directory {path}: {f'no {needed}' if path.is_dir() else 'not there'}"
+    tried = f"directory {shown(path, 200)}: {f'no {needed}' if os.path.isdir(path) else 'not there'}"
     hint = "name a directory, or a hub id" + (TINY_HINT if needed else "")
     if not is_hub_id(name):
-        raise ModelNotFoundError(f"no {what} in {name}; tried: {tried}", hint=hint)
+        raise ModelNotFoundError(f"no {what} in {shown(Path(name), 200)}; tried: {tried}", hint=hint)
     try:
         from huggingface_hub import snapshot_download
 
         repo, revision = split_hub_id(name)
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:  # its class depends on which HTTP client this hub version uses
+        check_cache(error)
         raise ModelNotFoundError(
-            f"no {what} in {name}; tried: {tried}; hub: {hub_reason(error, name)}", hint=hint
+            f"no {what} in {shown(Path(name), 200)}; tried: {tried}; hub: {hub_reason(error, name)}",
+            hint=hint,
         ) from error

@@ -1,31 +1,70 @@
-"""Checkpoints in one file, as Stable Diffusion's makers and the sites for tuned models share them.
+"""Checkpoints in one file, as Stable Diffusion's makers and the sites for tuned models share them: what they are.
 
-Such a file has weights only. Settings and tokenizer come from a directory of the same family, and diffusers' own reader
-puts both together; the result is kept in diffusers' layout, so that everything else deals with directories.
+Such a file has weights, and sometimes a few words about them. Settings and tokenizer come from a directory of the same
+family; `conversion` puts both together. Reads names, shapes and metadata; no weight is opened and no torch is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import importlib.metadata
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dreamfusion.errors import ModelUnsupportedError
+from dreamfusion.errors import ModelUnsupportedError, shown
 from dreamfusion.guidance.families import Family
-from dreamfusion.guidance.weight_files import safetensors_fault, tensor_shapes
-from dreamfusion.temporary import sweep, temporary_name
+from dreamfusion.guidance.weight_files import metadata, safetensors_fault, tensor_shapes
 
-_UNET = "model.diffusion_model."
-_CONTEXT = _UNET + "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
-# Whose settings a file of this kind is read with.
-_ALIASES = {768: "sd-1.5", 1024: "sd-2.1-base"}
+UNET = "model.diffusion_model."
+_ATTENDS_TO_TEXT = "attn2.to_k.weight"
+_EPSILON, _V = "epsilon", "v_prediction"
+_PREDICTIONS = {
+    _EPSILON: ("epsilon", "eps"),
+    _V: ("v", "v_prediction", "v-prediction", "v_pred", "vpred", "velocity"),
+}
+# modelspec.architecture: the family, and what the model predicts where the name says it.
+_ARCHITECTURES: dict[str, tuple[Family, str | None]] = {
+    "stable-diffusion-v1": ("stable-diffusion", None),
+    "stable-diffusion-v2-512": ("stable-diffusion", _EPSILON),
+    "stable-diffusion-v2-768-v": ("stable-diffusion", _V),
+    "stable-diffusion-xl-v1-base": ("stable-diffusion-xl", None),
+}
+# Whose settings a Stable Diffusion 2 is read with, by what it predicts.
+_SECOND = {_EPSILON: "sd-2.1-base", _V: "sd-2.1-v"}
+_OPTION = "--set guidance.single_file_config="
+# Changes when conversion does.
+_FORMAT = 2
 
 
-def identify(file: Path) -> tuple[Family, str]:
-    """The family of a single file, and the alias whose settings fit, from its names and shapes alone.
+@dataclass(frozen=True)
+class SingleFile:
+    """What a single file is, and what it says of itself.
 
-    Raises ModelUnsupportedError for pickles, files that were cut short, and models that cannot be distilled.
+    Attributes:
+        family: by its names and shapes.
+        second: whether it is a Stable Diffusion 2, by the width of its texts.
+        prediction_type: epsilon or v_prediction, where the file says so, else None.
+        zero_terminal_snr: whether nothing of the image is left at the last timestep (arXiv 2305.08891).
+        resolution: width and height of its images in pixels, where it says so.
+        encoder_layer: the text encoder's layer that it was tuned with, 1 being the last, where it says so.
+    """
+
+    family: Family
+    second: bool = False
+    prediction_type: str | None = None
+    zero_terminal_snr: bool = False
+    resolution: tuple[int, int] | None = None
+    encoder_layer: int | None = None
+
+
+def read_single_file(file: Path) -> SingleFile:
+    """The family of a single file by its names and shapes, and what it says of itself by marks and metadata.
+
+    Marks are the empty tensors `v_pred` and `ztsnr`; the metadata's keys are those of Stability AI's ModelSpec 1.0.0.
+
+    Raises ModelUnsupportedError for pickles, files that were cut short, models that cannot be distilled, and files that
+    contradict themselves.
     """
     if file.suffix != ".safetensors":
         raise ModelUnsupportedError(
@@ -36,20 +75,107 @@ def identify(file: Path) -> tuple[Family, str]:
     fault = safetensors_fault(file)
     if fault is not None:
         raise ModelUnsupportedError(f"{file} {fault}", hint="download it again")
-    shapes = tensor_shapes(file)
-    first = shapes.get(_UNET + "input_blocks.0.0.weight")
+    shapes, told = tensor_shapes(file), metadata(file)
+    family = _family(file, shapes)
+    _check_range(file, told.get("modelspec.timestep_range"))
+    return SingleFile(
+        family=family,
+        second=family == "stable-diffusion" and _text_width(shapes) == 1024,
+        prediction_type=_prediction(file, family, shapes, told),
+        zero_terminal_snr="ztsnr" in shapes,
+        resolution=_resolution(told.get("modelspec.resolution")),
+        encoder_layer=_whole(told.get("modelspec.encoder_layer")),
+    )
+
+
+def settings_for(file: Path, found: SingleFile) -> str:
+    """The alias whose settings fit a single file.
+
+    Raises ModelUnsupportedError where several do and the file does not say which, with the option that settles it.
+    """
+    if found.zero_terminal_snr and found.prediction_type is None:
+        raise ModelUnsupportedError(
+            f"{file} has the mark ztsnr and does not say what the model predicts",
+            expected="the mark v_pred or modelspec.prediction_type beside it",
+            hint=f"name a model whose settings say it with {_OPTION}NAME",
+        )
+    if found.family == "stable-diffusion-xl":
+        return "sdxl"
+    if not found.second:
+        return "sd-1.5"
+    if found.prediction_type is None:
+        raise ModelUnsupportedError(
+            f"{file} does not say which Stable Diffusion 2 it is",
+            expected="sd-2.1-base (epsilon, 512) or sd-2.1-v (v, 768), whose weights have the same shapes",
+            hint=f"say which with {_OPTION}sd-2.1-base or {_OPTION}sd-2.1-v",
+        )
+    return _SECOND[found.prediction_type]
+
+
+def _family(file: Path, shapes: dict[str, tuple[int, ...]]) -> Family:
+    first = shapes.get(UNET + "input_blocks.0.0.weight")
     if first is None:
         raise _refused(file, "its denoiser", "a UNet", _other(shapes))
-    if first[1] != 4:
-        raise _refused(
-            file, "its UNet's input, as of an inpainting or otherwise conditional model", "4", str(first[1])
-        )
+    edm = sorted(name for name in shapes if name.startswith(("edm_", "edm.")))
+    if edm:
+        raise _refused(file, "its noise", "a schedule by betas", f"EDM's sigmas, by {edm[0]}")
+    if len(first) < 2 or first[1] != 4:
+        got = str(first[1]) if len(first) > 1 else f"shape {first}"
+        raise _refused(file, "its UNet's input, as of an inpainting or otherwise conditional model", "4", got)
     if any(name.startswith("conditioner.embedders.1.model.") for name in shapes):
-        return "stable-diffusion-xl", "sdxl"
+        return "stable-diffusion-xl"
     if any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
         raise _refused(file, "its text encoders", "two", "one, as of a refiner")
-    width = shapes.get(_CONTEXT, (0, 768))[-1]
-    return "stable-diffusion", _ALIASES.get(width, "sd-1.5")
+    return "stable-diffusion"
+
+
+def _text_width(shapes: dict[str, tuple[int, ...]]) -> int | None:
+    widths = (shape[-1] for name, shape in sorted(shapes.items())
+              if name.startswith(UNET) and name.endswith(_ATTENDS_TO_TEXT) and shape)  # fmt: skip
+    return next(widths, None)
+
+
+def _prediction(
+    file: Path, family: Family, shapes: dict[str, tuple[int, ...]], told: dict[str, str]
+) -> str | None:
+    said: dict[str, str] = {}
+    if "v_pred" in shapes:
+        said["the mark v_pred"] = _V
+    text = told.get("modelspec.prediction_type", "")
+    if text.strip():
+        word = text.strip().lower()
+        known = [kind for kind, words in _PREDICTIONS.items() if word in words]
+        if not known:
+            raise _refused(file, "its modelspec.prediction_type", "epsilon or v", shown(text))
+        said["modelspec.prediction_type"] = known[0]
+    name = told.get("modelspec.architecture", "")
+    known_family, prediction = _ARCHITECTURES.get(name, (family, None))
+    if known_family != family:
+        raise _refused(
+            file, "its modelspec.architecture does not fit its weights", f"one of a {family}", name
+        )
+    if prediction is not None:
+        said[f"modelspec.architecture {name}"] = prediction
+    if len(set(said.values())) > 1:
+        got = " and ".join(f"{value} by {source}" for source, value in said.items())
+        raise _refused(file, "it contradicts itself", "one prediction type", got)
+    return next(iter(said.values()), None)
+
+
+def _check_range(file: Path, text: str | None) -> None:
+    """Refuse a model of a part of the timesteps, which guides in no other part."""
+    numbers = re.fullmatch(r"\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", text or "0,1000")
+    if numbers is None or int(numbers[1]) > 0 or int(numbers[2]) < 999:
+        raise _refused(file, "its modelspec.timestep_range", "all timesteps, 0,1000", shown(text))
+
+
+def _resolution(text: str | None) -> tuple[int, int] | None:
+    found = re.fullmatch(r"\s*(\d{1,5})\s*(?:x\s*(\d{1,5})\s*)?", text or "")
+    return None if found is None else (int(found[1]), int(found[2] or found[1]))
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"[1-9]\d?", text.strip()) else None
 
 
 def _other(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -70,69 +196,32 @@ def _refused(file: Path, what: str, expected: str, got: str) -> ModelUnsupported
 
 
 def converted_directory(file: Path, settings: str, half_precision: bool) -> Path:
-    """Where the conversion of `file` with these settings is kept: in the hub's folder, by what the file is now."""
+    """Where the conversion of `file` is kept, in the hub's folder: named by all that the result depends on.
+
+    That is the file as it is now, the settings (a directory's by their contents, an alias or a hub id by its name), the
+    precision, and the version of the library that reads it.
+    """
     from huggingface_hub import constants
 
     state = file.stat()
-    key = f"{file.resolve()}|{state.st_size}|{state.st_mtime_ns}|{settings}|{half_precision}"
-    name = f"{file.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return Path(constants.HF_HOME) / "dreamfusion" / "converted" / name
+    dtype = "float16" if half_precision else "float32"
+    parts = [
+        _FORMAT, file.resolve(), state.st_size, state.st_mtime_ns, _fingerprint(settings), dtype,
+        importlib.metadata.version("diffusers"), importlib.metadata.version("transformers"),
+    ]  # fmt: skip
+    key = hashlib.sha256("|".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    # Short enough for a file system, whatever the file is called.
+    return Path(constants.HF_HOME) / "dreamfusion" / "converted" / f"{file.stem[:40]}-{dtype}-{key}"
 
 
-def convert(file: Path, family: Family, settings: Path, target: Path, half_precision: bool) -> Path:
-    """Read `file` with the settings and tokenizer in the directory `settings`, and write diffusers' layout to `target`.
-
-    The directory appears whole or not at all. Raises ModelUnsupportedError when settings and weights do not fit.
-    """
-    import torch
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    from dreamfusion.guidance.quiet import quiet_libraries
-
-    pipeline_class: Any = (
-        StableDiffusionXLPipeline if family == "stable-diffusion-xl" else StableDiffusionPipeline
-    )
-    options: dict[str, Any] = (
-        {"safety_checker": None, "requires_safety_checker": False} if family == "stable-diffusion" else {}
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent)
-    scratch = temporary_name(target)
-    scratch.mkdir()
-    try:
-        with quiet_libraries():
-            pipeline = pipeline_class.from_single_file(
-                str(file), config=str(settings), local_files_only=True, **options
-            )
-            _check_text_encoder(file, pipeline)
-            pipeline.to(dtype=torch.float16 if half_precision else torch.float32).save_pretrained(scratch)
-        if not target.is_dir():
-            scratch.rename(target)
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError, AttributeError) as error:
-        raise ModelUnsupportedError(
-            f"{file} does not fit the settings in {settings}",
-            got=(str(error).strip().splitlines() or [type(error).__name__])[0][:160],
-            hint="name the model it was tuned from with --set guidance.single_file_config=ALIAS",
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _check_text_encoder(file: Path, pipeline: Any) -> None:
-    # The reader takes what it recognises and leaves the rest at random, or without contents, and says nothing.
-    import torch
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as tensors:
-        names = [name for name in tensors.keys() if name.endswith("token_embedding.weight")]  # noqa: SIM118
-        tables = [tensors.get_tensor(name) for name in names]
-    for encoder in (pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
-        if encoder is None:
-            continue
-        embedding = encoder.get_input_embeddings().weight.detach()
-        read = not any(parameter.is_meta for parameter in encoder.parameters()) and any(
-            table.shape == embedding.shape and torch.equal(table.to(embedding), embedding) for table in tables
-        )
-        if not read:
-            raise ValueError("it has no text encoder that can be read")
+def _fingerprint(settings: str) -> str:
+    """The name, and for a directory what its small files hold: they can be edited."""
+    digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape"))
+    folder = Path(settings)
+    for file in (
+        sorted(folder.glob("*/*.json")) + sorted(folder.glob("*/*.txt")) + [folder / "model_index.json"]
+    ):
+        if file.is_file():
+            digest.update(f"{file.relative_to(folder)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.errors import PromptError
+from dreamfusion.errors import ModelUnsupportedError, PromptError
 from dreamfusion.guidance.diffusion import DiffusionGuidance
-from dreamfusion.guidance.loading import load_part
+from dreamfusion.guidance.families import read_json
+from dreamfusion.guidance.latents import scaled, unscaled
+from dreamfusion.guidance.loading import load_part, readable
 from dreamfusion.guidance.precision import vae_dtype
 from dreamfusion.guidance.quiet import quiet_libraries
 from dreamfusion.guidance.side_models import tiny_autoencoder_directory
@@ -43,21 +44,22 @@ class StableDiffusionGuidance(DiffusionGuidance):
         """
         planes = self._planes(images).to(self.device, self.vae_dtype)
         posterior = self.vae.encode(planes.contiguous(memory_format=torch.channels_last)).latent_dist
-        return (posterior.mode().float() - self._shift) * self.vae.config.scaling_factor
+        return scaled(posterior.mode().float(), self.vae.config)
 
     def encode_at(self, images: Float[Tensor, "b h w 3"], step: int) -> Float[Tensor, "b c h8 w8"]:
-        """`encode`, or in the first steps what the tiny autoencoder says, whose latents are scaled already."""
+        """`encode`, or in the first steps what the tiny autoencoder gives, scaled by its own settings (TAESD's: 1)."""
         tiny = self.config.tiny_autoencoder
         if tiny is None or step >= tiny.steps:
             return self.encode(images)
         planes = self._planes(images).to(self.device, self.vae_dtype)
-        return self.tiny_vae.encode(planes.contiguous(memory_format=torch.channels_last)).latents.float()
+        latents = self.tiny_vae.encode(planes.contiguous(memory_format=torch.channels_last)).latents
+        return scaled(latents.float(), self.tiny_vae.config)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b h w 3"]:
         """Images in [0, 1], float32, of latents; never part of a training step."""
-        unscaled = latents / self.vae.config.scaling_factor + self._shift
-        planes = self.vae.decode(unscaled.to(self.device, self.vae_dtype)).sample
+        raw = unscaled(latents, self.vae.config)
+        planes = self.vae.decode(raw.to(self.device, self.vae_dtype)).sample
         return (planes.float() / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 1).contiguous()
 
     @torch.no_grad()
@@ -75,22 +77,19 @@ class StableDiffusionGuidance(DiffusionGuidance):
         encoder = load_part(self.directory, component, torch.float32, self.device)
         self.personal.merge_into(encoder, component)
         vocabulary = self.personal.vocabulary(tokenizer, encoder, component)
-        input_ids = tokenize(tokenizer, vocabulary.spelled(texts), texts).to(self.device)
+        input_ids = tokenize(tokenizer, vocabulary.spelled(texts), encoder, texts).to(self.device)
         # As the pipelines have it: that of Stable Diffusion XL gives no mask.
         masked = self.family == "stable-diffusion" and getattr(encoder.config, "use_attention_mask", False)
         mask = torch.ones_like(input_ids) if masked else None
         with vocabulary.read(input_ids) as read_ids:
+            _check_tokens(read_ids, encoder)
             return encoder(read_ids, attention_mask=mask, **options)
 
     def _tokenizer(self, folder: str) -> Any:
         from transformers import CLIPTokenizer
 
-        with quiet_libraries():
+        with readable(f"the {folder} in {self.directory}"), quiet_libraries():
             return CLIPTokenizer.from_pretrained(self.directory / folder, local_files_only=True)
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
 
 class StableDiffusionXLGuidance(StableDiffusionGuidance):
@@ -120,7 +119,7 @@ class StableDiffusionXLGuidance(StableDiffusionGuidance):
         return TextEmbeddings(tokens.to(self.dtype), pooled.to(self.dtype))
 
     def _empty_is_zero(self) -> bool:
-        index = json.loads((self.directory / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(self.directory / "model_index.json")
         return bool(index.get("force_zeros_for_empty_prompt", True))
 
     def _added_conditions(self, texts: TextEmbeddings) -> dict[str, Any]:
@@ -138,12 +137,18 @@ def shortened(text: str, length: int = 60) -> str:
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[str], shown: Sequence[str] | None = None
+    tokenizer: Any, texts: Sequence[str], encoder: Any, shown: Sequence[str] | None = None
 ) -> Int[Tensor, "n tokens"]:
-    """Token ids, padded to the text encoder's length; PromptError, with the text as `shown` has it, for one too long."""
-    length = tokenizer.model_max_length
-    for text, original in zip(texts, shown or texts, strict=True):
-        count = len(tokenizer(text)["input_ids"])
+    """Token ids, padded to the text encoder's length.
+
+    That is the smaller of the tokenizer's limit, which a checkpoint may leave out, and the encoder's positions.
+
+    Raises PromptError, with the text as `shown` has it, for one that does not fit.
+    """
+    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
+    with quiet_libraries():  # transformers logs that a text is too long
+        counts = [len(tokenizer(text, truncation=False)["input_ids"]) for text in texts]
+    for original, count in zip(shown or texts, counts, strict=True):
         if count > length:
             raise PromptError(
                 f"the prompt {shortened(original)!r} is too long for the model",
@@ -152,3 +157,14 @@ def tokenize(
                 hint="shorten the prompt",
             )
     return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
+
+
+def _check_tokens(input_ids: Int[Tensor, "n tokens"], encoder: Any) -> None:
+    """Refuse tokens that the encoder has no vector for: ModelUnsupportedError."""
+    size, largest = encoder.get_input_embeddings().num_embeddings, int(input_ids.max())
+    if largest >= size:
+        raise ModelUnsupportedError(
+            "the model's tokenizer does not fit its text encoder",
+            expected=f"tokens below {size}",
+            got=str(largest),
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dreamfusion.errors import ModelUnsupportedError
+from dreamfusion.guidance.loading import check_keys, readable
 from dreamfusion.guidance.quiet import quiet_libraries
 
 
@@ -21,21 +21,12 @@ def load_tiny_autoencoder(directory: Path, dtype: torch.dtype, device: torch.dev
     """
     from diffusers import AutoencoderTiny
 
-    try:
-        with quiet_libraries():
-            loaded: Any = AutoencoderTiny.from_pretrained(
-                directory, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
-            )
-            model, told = loaded
-            model = model.requires_grad_(False).eval().to(device, dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ModelUnsupportedError(
-            f"the tiny autoencoder in {directory} cannot be read", got=reason
-        ) from error
-    if told["missing_keys"]:
-        raise ModelUnsupportedError(
-            f"the tiny autoencoder in {directory} lacks weights",
-            got=f"nothing for {min(told['missing_keys'])}",
+    with readable(f"the tiny autoencoder in {directory}"), quiet_libraries():
+        loaded: Any = AutoencoderTiny.from_pretrained(
+            directory, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
+    model, told = loaded
+    with quiet_libraries():
+        model = model.requires_grad_(False).eval().to(device, dtype)
+    check_keys(f"the tiny autoencoder in {directory}", told["missing_keys"])
     return model.to(memory_format=torch.channels_last)

@@ -352,6 +352,16 @@ def _(at: Bench) -> None:
     torch.testing.assert_close(nothing[learnt], plain[learnt], atol=1e-5, rtol=1e-3)
 
 
+@shows("train --negative-prompt", "train --dtype")
+def _(at: Bench) -> None:
+    learnt = "scene.field.density_grids.0"
+    plain = at.tensors(at.train("--dtype", "float32"))[learnt]
+    # Whether `auto` is bfloat16 depends on the machine.
+    for words in (["--negative-prompt", "a red cow"], []):
+        other = at.train("--dtype", "float32", *words) if words else at.train("--dtype", "bfloat16")
+        assert not torch.equal(at.tensors(other)[learnt], plain), words
+
+
 @shows("train --vram")
 def _(at: Bench) -> None:
     words = ["train", "a duck", "--config", "miniature", "--model", at.model, "--dry-run"]
@@ -371,6 +381,20 @@ def _(at: Bench) -> None:
         for kind, more in (("sds", []), ("clip", few), ("mixed", few))
     ]
     assert len({values.numpy().tobytes() for values in learnt}) == 3
+
+
+@shows("train --init-up")
+def _(at: Bench) -> None:
+    # A post along the file's Z, which is up in the scene only where that was said.
+    trimesh.creation.box((0.2, 0.2, 1.2)).export("post.ply")
+    extents = {}
+    for axis, words in (("y", []), ("z", ["--init-up", "z"]), ("x", ["--init-up", "x"])):
+        run = at.train("--init", "post.ply", *words)
+        words = ["--resolution", 24, "--threshold", 10, "--texture", "vertex", "--format", "ply"]
+        extents[axis] = loaded(
+            at.event("export", run.path, *words, "--output", f"{axis}.ply")["path"]
+        ).extents
+    assert extents["y"].argmax() == 2 and extents["z"].argmax() == 1 and extents["x"].argmax() != 1
 
 
 @shows("train --init")
@@ -486,6 +510,14 @@ def _(at: Bench) -> None:
     assert steps == {1: 1, 2: 0}
     at.run("resume", "--output", "elsewhere")
     assert {info.step for info in directory.listing(Path("elsewhere"))} == {1}
+
+
+@shows("resume --steps")
+def _(at: Bench) -> None:
+    run = at.train()
+    at.run("resume", run.path, "--steps", 3)
+    assert len(run.metrics_path.read_text().splitlines()) == 3
+    assert checkpoint.step_of(run.latest_checkpoint()) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- export
@@ -807,6 +839,20 @@ def _(at: Bench) -> None:
     assert NO_DEVICE in at.refused("sample", "a duck", "--model", at.model, "--device", NO_DEVICE).lower()
 
 
+@shows("sample --lora", "sample --embedding", "sample --negative-prompt", "sample --dtype", "sample --set")
+def _(at: Bench) -> None:
+    prompt = "a <plush> duck"
+    changes: list[list[object]] = [
+        [], ["--lora", at.lora], ["--lora", f"{at.lora}=0.5"], ["--embedding", at.embedding],
+        ["--negative-prompt", "a red cow"], ["--set", "guidance.negative_prompt=a blue cow"],
+    ]  # fmt: skip
+    found = [_sampled(at, "--dtype", "float32", *words, prompt=prompt)[0] for words in changes]
+    found.append(_sampled(at, "--dtype", "bfloat16", "--seed", 0, prompt=prompt)[0])
+    assert len({image.tobytes() for image in found}) == len(changes) + 1
+    nothing = _sampled(at, "--dtype", "float32", "--lora", f"{at.lora}=0", prompt=prompt)[0]
+    assert np.abs(nothing - found[0]).max() <= 1
+
+
 # --------------------------------------------------------------------------------------------------- diffuse
 
 
@@ -826,6 +872,20 @@ def _(at: Bench) -> None:
         norms("red.png", "--seed", 9), norms(model="miniature"),
     ]  # fmt: skip
     assert norms() == norms() and len({norms(), *changed}) == 6
+
+
+@shows(
+    "diffuse --lora", "diffuse --embedding", "diffuse --negative-prompt", "diffuse --dtype", "diffuse --set"
+)
+def _(at: Bench) -> None:
+    Image.new("RGB", (32, 32), (200, 40, 40)).save("red.png")
+    words = ["diffuse", "red.png", "--prompt", "a <plush> duck", "--model", at.model, "--timesteps", "0.5"]
+    changes: list[list[object]] = [
+        ["--dtype", "float32"], ["--dtype", "bfloat16"], ["--lora", at.lora], ["--embedding", at.embedding],
+        ["--negative-prompt", "a red cow"], ["--set", "guidance.weighting=uniform"],
+    ]  # fmt: skip
+    found = [json.dumps(at.event(*words, *more)["gradient_norms"]) for more in changes]
+    assert len(set(found)) == len(changes)
 
 
 @shows("diffuse --timesteps", "diffuse --azimuth-deg", "diffuse --elevation-deg", "diffuse --output",
@@ -967,7 +1027,7 @@ def test_an_option_does_what_it_says(effect: Effect, bench: Bench) -> None:
 SCRIPTS: dict[str, set[str]] = {
     "demo": {"PROMPT", "--output"},
     "make_posed_images": {
-        "MESH", "OUTPUT", "--views", "--test-views", "--size", "--supersample", "--unlit",
+        "MESH", "OUTPUT", "--views", "--test-views", "--size", "--supersample", "--unlit", "--up",
     },
 }  # fmt: skip
 """Of the scripts that users run, what the two tests below show."""
@@ -1040,3 +1100,11 @@ def test_the_data_set_is_as_its_options_say(module_at: Callable[[str], Any], tmp
     assert colours("plain", "--unlit", "--supersample", "1") == {(220, 40, 40)}
     assert len(colours("smooth", "--unlit", "--supersample", "3")) == 1
     assert len(colours("lit", "--supersample", "1")) > 3
+    # A post along X stands where the file says that X is up.
+    trimesh.creation.box((1.0, 0.2, 0.2)).export(tmp_path / "box.ply")
+    heights = {}
+    for name, more in (("lies", []), ("stands", ["--up", "x"])):
+        colours(name, "--unlit", "--supersample", "1", *more)
+        truth = trimesh.load_mesh(tmp_path / name / "truth.ply")
+        heights[name] = truth.extents[2] / truth.extents.max()  # Blender's Z is up
+    assert heights["lies"] < 0.5 and heights["stands"] == pytest.approx(1)

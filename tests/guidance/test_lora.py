@@ -41,7 +41,7 @@ def parts_of(directory: Path) -> tuple[str, ...]:
 
 @cache
 def layers_of(directory: Path) -> Layers:
-    return Layers({part: shapes_by_settings(directory / part, part) for part in parts_of(directory)})
+    return Layers({part: shapes_by_settings(directory / part) for part in parts_of(directory)})
 
 
 def factors(shape: tuple[int, ...], rank: int, generator: torch.Generator, mid: bool = False) -> Tensors:

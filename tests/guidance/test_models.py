@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
-from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError, OutputError
 from dreamfusion.guidance import models
 from dreamfusion.guidance.families import LAYOUTS
 from dreamfusion.guidance.models import aliases, available_stable_diffusion, fetch_model, find_model
@@ -252,6 +252,15 @@ def test_shards_of_the_wanted_precision_are_fetched():
         ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "denoiser"),
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "autoencoder"),
         ("vae/config.json", {"latent_channels": 16}, "16 channels"),
+        ("unet/config.json", {"encoder_hid_dim_type": "ip_image_proj"}, "a text alone, got ip_image_proj"),
+        ("unet/config.json", {"attention_type": "gated"}, "a text alone, got attention_type gated"),
+        ("unet/config.json", {"cross_attention_dim": 48}, "width of its text encoder: expected 48.*got 32"),
+        ("model_index.json", {"text_encoder": ["transformers", "BertModel"]}, "text_encoder: expected CLIPTextModel"),
+        ("model_index.json", {"tokenizer": ["transformers", "BertTokenizer"]}, "tokenizer: expected CLIPTokenizer"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "got EDMEulerScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "got EDMDPMSolver"),
+        ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "got use_flow_sigmas: True"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "got odd"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction type.*got sample"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
         ("model_index.json", {"image_encoder": ["transformers", "CLIPVisionModel"]}, "conditioning"),
@@ -265,6 +274,8 @@ def test_models_that_cannot_be_distilled_are_refused(
     with pytest.raises(ModelUnsupportedError, match=message) as error:
         find_model(str(copy))
     assert error.value.exit_code == 16
+    with pytest.raises(ModelUnsupportedError, match=message):
+        models.verify_model(str(copy))
 
 
 def test_another_family_is_named(tmp_path: Path):
@@ -378,3 +389,25 @@ def test_an_unsupported_repository_is_refused_before_its_weights_are_fetched(
         fetch_model(find_model("someone/inpainting"))
     assert len(hub.asked) == 1
     assert not any(file.endswith(".safetensors") for file in hub.asked[0])
+
+
+@pytest.mark.parametrize("odd", ["a-file", "a-file/below", "/dev/null", "/proc/none", "long" * 100])
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_hub(
+    odd: str, tiny_sd1: Path, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "a-file").touch()
+    FakeHub(tiny_sd1, tmp_path / odd, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / odd))
+    with pytest.raises(OutputError, match=r"cannot be kept in .*HF_HOME") as error:
+        fetch_model(find_model("someone/something"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [
+    "~nosuchuser/model", "~nosuchuser", "n" * 300, f"{'n' * 300}/{'m' * 300}", "a\0b", "/proc/1/root/x/y", "",
+    "a/b/" * 2000, "someone/--not..valid", "\ud800",
+])  # fmt: skip
+def test_a_name_that_is_no_path_and_no_hub_id_is_one_line(name: str):
+    with pytest.raises(ModelNotFoundError) as error:
+        fetch_model(find_model(name))
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 1500

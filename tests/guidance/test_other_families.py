@@ -251,6 +251,16 @@ def test_another_model_revision_or_text_has_another_embedding(tiny_if: Path, tmp
     assert EmbeddingCache(copy).path("a duck") != before
 
 
+def test_each_precision_has_its_own_embedding(tiny_if: Path):
+    make(tiny_if, dtype="bfloat16")
+    after = make(tiny_if).view_embeddings.tokens
+    cache = EmbeddingCache(tiny_if, precision=str(torch.bfloat16))
+    assert cache.path("a duck") != EmbeddingCache(tiny_if, precision=str(torch.float32)).path("a duck")
+    for file in cache.root.iterdir():
+        file.unlink()
+    assert torch.equal(after, make(tiny_if).view_embeddings.tokens)
+
+
 def test_a_damaged_embedding_is_made_again(tiny_if: Path):
     cache = EmbeddingCache(tiny_if)
     cache.put("a duck", torch.ones(3, 2))

@@ -13,6 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
+from dreamfusion.errors import ModelUnsupportedError
 from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.quiet import quiet_libraries
 
@@ -61,9 +62,14 @@ def test_weights_of_a_model_that_have_no_place_are_named(
     load_part(tmp_path, part, torch.float32, torch.device("cpu"))
     assert capfd.readouterr().err == ""
     save_file(load_file(file) | {"own.extra": torch.zeros(2)}, file, metadata={"format": "pt"})
-    load_part(tmp_path, part, torch.float32, torch.device("cpu"))
-    told = capfd.readouterr().err
-    assert "own.extra" in told and told.startswith("warning: ") and told.count("\n") == 1
+    if part == "text_encoder":  # older files of encoders have names that mean nothing any more
+        load_part(tmp_path, part, torch.float32, torch.device("cpu"))
+        told = capfd.readouterr().err
+        assert "own.extra" in told and told.startswith("warning: ") and told.count("\n") == 1
+    else:
+        with pytest.raises(ModelUnsupportedError, match=r"own\.extra"):
+            load_part(tmp_path, part, torch.float32, torch.device("cpu"))
+        assert capfd.readouterr().err == ""
 
 
 def test_settings_that_a_part_does_not_know_are_named(

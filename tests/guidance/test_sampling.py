@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import PNDMScheduler, StableDiffusionPipeline
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ConfigError
@@ -18,7 +19,7 @@ from dreamfusion.guidance.diffusion import DiffusionGuidance
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.models import package_directory
 from dreamfusion.guidance.sampling import BATCH, sample_images
-from dreamfusion.guidance.schedulers import SCHEDULERS, check_scheduler, load_sampler
+from dreamfusion.guidance.schedulers import SCHEDULERS, TWICE, check_scheduler, load_sampler, load_scheduler
 
 # diffusers' own, of the schedulers that go by way of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -157,14 +158,63 @@ def test_a_sampler_that_corrects_itself_is_not_heard(
 FEW_STEP_MODELS = ("LCM", "TCD")  # draw noise anew at each step, which only models trained for it can take
 
 
+STABLE_DIFFUSION = {
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+    "trained_betas": None, "clip_sample": False,
+}  # fmt: skip
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+def scheduler_of(tmp_path: Path, **values: Any) -> Path:
+    """A checkpoint's folder with Stable Diffusion 1.5's scheduler_config.json, and these values in it."""
+    (tmp_path / "scheduler").mkdir()
+    config = STABLE_DIFFUSION | values
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("spacing", [None, "leading", "trailing"])
+def test_stable_diffusion_starts_where_diffusers_pipeline_does(spacing: str | None, tmp_path: Path) -> None:
+    """50 steps of every scheduler: the same timesteps and sigmas, none of them capped; 13.12 at timestep 981."""
+    directory = scheduler_of(tmp_path, **({} if spacing is None else {"timestep_spacing": spacing}))
+    own: Any = PNDMScheduler.from_pretrained(directory / "scheduler")
+    for name in SCHEDULERS:
+        ours = load_sampler(directory, False, name, 50)
+        reference = getattr(diffusers, f"{name}Scheduler").from_config(own.config)
+        reference.set_timesteps(50)
+        assert ours.timesteps.tolist() == reference.timesteps.tolist(), name
+        if hasattr(reference, "sigmas"):
+            torch.testing.assert_close(ours.sigmas, reference.sigmas, rtol=1e-6, atol=0)
+        if name in TWICE:
+            sigma, timestep = {"leading": (13.1204, 981)}.get(str(spacing), (14.6146, 999))
+            assert float(ours.sigmas[0]) == pytest.approx(sigma, abs=1e-3) and ours.timesteps[0] == timestep
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_has_the_checkpoints_own_betas(name: str, tmp_path: Path) -> None:
+    betas = torch.linspace(0.02, 0.2, 60, dtype=torch.float64)
+    directory = scheduler_of(tmp_path, trained_betas=betas.tolist(), num_train_timesteps=60)
+    expected = (1 - betas).cumprod(0)
+    assert float(expected[-1]) > 1e-4  # not so far that the cap would show
+    got = load_sampler(directory, False, name, 10).alphas_cumprod.double()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in FEW_STEP_MODELS])
-@pytest.mark.parametrize("steps", [20, 50])
-def test_gaussian_data_keep_their_spread_with_every_scheduler(name: str, steps: int) -> None:
-    """The exact denoiser of N(0, 1/4) under the embedded model's cosine schedule, whose noise ends 20,000 times the signal."""
+@pytest.mark.parametrize(("schedule", "steps"), [("cosine", 20), ("cosine", 50), ("zero-snr", 50)])
+def test_gaussian_data_keep_their_spread_with_every_scheduler(
+    name: str, schedule: str, steps: int, tmp_path: Path
+) -> None:
+    """The exact denoiser of N(0, 1/4) under schedules that end in noise alone.
+
+    The embedded model's cosine schedule ends at 20,000 times the signal, one of zero terminal SNR has none.
+    """
     directory = package_directory() / "miniature" / "stable-diffusion"
+    if schedule == "zero-snr":
+        directory = scheduler_of(tmp_path, prediction_type="v_prediction", **ZERO_SNR)
     sampler = load_sampler(directory, False, name, steps)
-    ddim: Any = DDIMScheduler.from_pretrained(directory / "scheduler")
-    abar = ddim.alphas_cumprod.double()
+    abar = load_scheduler(directory).alphas_cumprod.double().clamp(min=2.0**-24)
     log_sigmas = ((1 - abar) / abar).sqrt().log()
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(sampler.step).parameters
@@ -179,3 +229,13 @@ def test_gaussian_data_keep_their_spread_with_every_scheduler(name: str, steps: 
         v = (signal * noise - noise_std * clean).float()
         x = sampler.step(v, timestep, x, **options).prev_sample
     assert x.std().item() == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_zero_terminal_snr_draws_from_models_of_the_noise_too(name: str, tmp_path: Path) -> None:
+    """Nothing divides by a signal of 0: such a model starts from what diffusers calls almost none."""
+    sampler = load_sampler(scheduler_of(tmp_path, **ZERO_SNR), False, name, 8)
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        x = sampler.step(sampler.scale_model_input(x, timestep) * 0.9, timestep, x).prev_sample
+    assert bool(x.isfinite().all())

@@ -25,6 +25,7 @@ def save_tiny(directory: Path, channels: int = 4, levels: int = 3) -> Path:
         num_encoder_blocks=(1,) * levels,
         num_decoder_blocks=(1,) * levels,
         latent_channels=channels,
+        scaling_factor=1.5,  # TAESD's is 1, where leaving it out would not show
     ).save_pretrained(directory)
     return directory
 

@@ -17,7 +17,7 @@ from dreamfusion.config import EmbeddingConfig, GuidanceConfig
 from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError, PromptError
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.personal import check_personal
-from dreamfusion.guidance.single_file import identify
+from dreamfusion.guidance.single_file import read_single_file
 from dreamfusion.guidance.words import check_words, unused_words
 
 WIDTH = {"text_encoder": 32}
@@ -219,7 +219,7 @@ def test_pickles_are_named_as_models_of_that_kind_are(tiny_sd1: Path, tmp_path: 
         config = GuidanceConfig.model_validate({key: [{"file": str(file)}]})
         check_personal(config.loras, config.embeddings, "stable-diffusion", tiny_sd1)
     with pytest.raises(ModelUnsupportedError) as of_a_model:
-        identify(tmp_path / "own.ckpt")
+        read_single_file(tmp_path / "own.ckpt")
     assert caught.value.hint == of_a_model.value.hint
 
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from dreamfusion.guidance.weight_files import write_checksums
 from dreamfusion.miniature.lexicon import Lexicon
 from dreamfusion.miniature.training.models import IMAGE_SIZE, make_scheduler
 from dreamfusion.miniature.training.tokenizer import copy_tokenizer
@@ -40,6 +41,7 @@ def _tidy_config(path: Path, **values: object) -> None:
 
 
 def _replace_folder(made: Path, target: Path) -> None:
+    write_checksums(made)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)
