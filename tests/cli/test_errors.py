@@ -431,7 +431,7 @@ def test_a_programmers_mistake_keeps_its_traceback(
 ) -> None:
     from dreamfusion.commands import train
 
-    def broken(_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(train, "_check_model", broken)
