@@ -46,6 +46,8 @@ _SAMPLING = frozenset(
 )  # fmt: skip
 # Settings of known schedulers with which they leave their betas, and the value with which they do not.
 _HARMLESS = {"timestep_type": "discrete", "predict_epsilon": True}
+# Classes whose betas are not DDIMScheduler's where the settings leave them out.
+_OTHER_DEFAULTS = frozenset(("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "TCD"))
 _LONGEST = 100_000
 
 
@@ -59,7 +61,8 @@ def check_noise_settings(settings: dict[str, Any], where: str) -> None:
 
 def noise_difference(settings: dict[str, Any]) -> Difference | None:
     """The first thing in a scheduler_config.json that is not noise by betas with a model of the noise or of v; else None."""
-    name = settings.get("_class_name")
+    # A file without a class is read with DDIMScheduler, as diffusers reads it with that of model_index.json.
+    name = settings.get("_class_name", "DDIMScheduler")
     known = isinstance(name, str) and name.removesuffix("Scheduler") in BETA_SCHEDULERS
     prediction_type = settings.get("prediction_type", "epsilon")
     spacing = settings.get("timestep_spacing", "leading")
@@ -119,13 +122,15 @@ def _betas_difference(settings: dict[str, Any]) -> Difference | None:
     trained = settings.get("trained_betas")
     if trained is not None:
         return _trained_difference(trained, settings.get("num_train_timesteps", 1000))
+    odd = str(settings.get("_class_name")).removesuffix("Scheduler") in _OTHER_DEFAULTS
+    defaults = {} if odd else {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+    settings = defaults | settings
     schedule = settings.get("beta_schedule")
     if schedule not in BETA_SCHEDULES:
         got = "no beta_schedule and no trained_betas" if schedule is None else str(schedule)
         return "its scheduler's beta_schedule", " or ".join(BETA_SCHEDULES), got[:160]
     if schedule == "squaredcos_cap_v2":
         return None
-    # Their defaults differ between diffusers' classes.
     ends = settings.get("beta_start"), settings.get("beta_end")
     numbers = [end for end in ends if is_number(end)]
     if len(numbers) < 2 or not 0.0 < numbers[0] <= numbers[1] < 1.0:

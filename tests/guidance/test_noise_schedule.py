@@ -220,6 +220,14 @@ def test_every_scheduler_of_diffusers_is_read_as_it_reads_itself_or_refused(name
         assert found is not None and name in found[2]
     elif made is not None:
         assert found is None
+        # Left out, its own defaults count: taken where they are DDIM's, else asked for.
+        bare = noise_difference({"_class_name": name, "num_train_timesteps": 1000})
+        same = (settings["beta_schedule"], settings["beta_start"], settings["beta_end"]) == (
+            "linear",
+            0.0001,
+            0.02,
+        )
+        assert (bare is None) == same
         known = inspect.signature(DDIMScheduler.__init__).parameters
         read = DDIMScheduler(**{key: value for key, value in settings.items() if key in known})
         torch.testing.assert_close(read.alphas_cumprod, made.alphas_cumprod, rtol=0, atol=0)
