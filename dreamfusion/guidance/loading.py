@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from dreamfusion.errors import ModelUnsupportedError
@@ -20,7 +21,7 @@ from dreamfusion.guidance.weight_files import weights_variant
 # What torch and the libraries raise for files that are damaged, are of another kind, or would run code.
 _UNREADABLE = (
     SafetensorError, UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
-    ImportError, ArithmeticError,
+    ImportError, ArithmeticError, StrictDataclassError,
 )  # fmt: skip
 _PARTS = {
     "unet": ("UNet2DConditionModel",),

@@ -145,8 +145,8 @@ def tokenize(
 
     Raises PromptError, with the text as `shown` has it, for one that does not fit.
     """
-    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
-    with quiet_libraries():  # transformers logs that a text is too long
+    with readable("the tokenizer"), quiet_libraries():  # transformers logs that a text is too long
+        length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
         counts = [len(tokenizer(text, truncation=False)["input_ids"]) for text in texts]
     for original, count in zip(shown or texts, counts, strict=True):
         if count > length:
@@ -156,7 +156,8 @@ def tokenize(
                 got=str(count),
                 hint="shorten the prompt",
             )
-    return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
+    with readable("the tokenizer"):  # its settings may lack the token that pads
+        return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
 
 
 def _check_tokens(input_ids: Int[Tensor, "n tokens"], encoder: Any) -> None:
