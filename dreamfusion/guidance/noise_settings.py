@@ -132,7 +132,7 @@ def _betas_difference(settings: dict[str, Any]) -> Difference | None:
     if schedule == "squaredcos_cap_v2":
         return None
     ends = settings.get("beta_start"), settings.get("beta_end")
-    numbers = [end for end in ends if is_number(end)]
+    numbers: list[float] = [end for end in ends if end is not None and is_number(end)]
     if len(numbers) < 2 or not 0.0 < numbers[0] <= numbers[1] < 1.0:
         got = f"{str(ends[0])[:40]}, {str(ends[1])[:40]}"
         return "its scheduler's beta_start and beta_end", "0 < beta_start <= beta_end < 1", got
