@@ -69,7 +69,7 @@ def test_all_levels_at_vertices_are_the_same_bytes_in_every_format(tmp_path, for
     assert shape.colors is not None
     found = np.round(shape.colors * 255).astype(int)
     assert np.abs(shape.colors * 255 - found).max() < 0.1
-    expected = np.asarray(mesh.visual.vertex_colors)[:, :3].astype(int)  # pyright: ignore[reportAttributeAccessIssue]
+    expected = np.asarray(mesh.visual.vertex_colors)[:, :3].astype(int)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     if format == "3mf":
         expected = expected[np.asarray(mesh.faces).ravel()]
     assert np.array_equal(found, expected)

@@ -322,7 +322,7 @@ def test_a_transposed_matrix_is_refused(write_transforms: Write) -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "frame"])
-@pytest.mark.parametrize("key", [*keys.REFUSED, *keys.REPORTED, *keys.HARMLESS, "gain"])
+@pytest.mark.parametrize("key", sorted({*keys.REFUSED, *keys.REPORTED, *keys.HARMLESS, "gain"}))
 def test_every_key_is_used_or_refused_or_reported(write_transforms: Write, key: str, place: str) -> None:
     value = (
         [0.0, 0.5] if key in ("rolling_shutter", "distortion_params") else "x" if key.endswith("path") else 1
