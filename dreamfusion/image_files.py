@@ -172,7 +172,7 @@ def _opened(
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(stream, formats=FORMATS) as image:
+            with Image.open(stream, formats=FORMATS) as image:  # pyright: ignore[reportArgumentType]
                 _check(image, error, called)
                 yield image
         except (DreamfusionError, MemoryError):
