@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from dreamfusion.config import (
+    ClipConfig,
     ConstantSchedule,
     ExperimentConfig,
     LinearSchedule,
@@ -130,6 +131,8 @@ def test_a_schedule_says_whether_it_ever_acts_as_all_its_steps_do(kind: str) -> 
             },
         }[kind]
         schedule = adapter.validate_python({"kind": kind} | fields)
+        mixed = ClipConfig(sds_weight=schedule)
         for steps in range(1, 16):
             expected = any(schedule.at(step) != 0.0 for step in range(steps))
             assert schedule.acts_within(steps) == expected, (fields, steps)
+            assert mixed.mixes(steps) == expected, (fields, steps)

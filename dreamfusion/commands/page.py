@@ -21,8 +21,9 @@ def previews_of(run: RunDirectory) -> list[tuple[int, Path]]:
     """Step and file of at most 60 of the run's previews, in order."""
     from dreamfusion.assets.page import MAX_PREVIEWS, thinned
 
-    found = sorted(p for p in run.previews.glob("*.png") if _PREVIEW.fullmatch(p.stem))
-    regular = [(int(p.stem), p) for p in found if is_regular(p, run.path)]
+    found = (p for p in run.previews.glob("*.png") if _PREVIEW.fullmatch(p.stem))
+    # By number: from step 1,000,000 on, names are longer.
+    regular = sorted((int(p.stem), p) for p in found if is_regular(p, run.path))
     return thinned(regular, MAX_PREVIEWS)
 
 

@@ -175,6 +175,26 @@ def test_the_models_own_choice_gives_way_to_the_users(husk: Path, monkeypatch: p
     assert model(("guidance.model=sd-2.1-v",), {"guidance.model": None}) == "sd-2.1-v"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "option", "device"),
+    [
+        ((), None, "auto"),
+        (("device=cpu",), None, "cpu"),
+        (("device=cpu", " device = cuda "), None, "cuda"),
+        (("device=cpu", "training.steps=5"), None, "cpu"),
+        (("device=cpu",), "cuda", "cuda"),
+    ],
+)
+def test_the_preset_is_chosen_for_the_device_that_counts(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], option: str | None, device: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(train, "choose_preset", lambda d: (asked.append(d), ("miniature", None, "so"))[1])
+    request = train.TrainRequest("a duck", None, overrides, {"device": option}, Path("o"), None, False)
+    config = train._config(request, "a duck")
+    assert asked == [device] == [config.device]
+
+
 # ----------------------------------------------------------------------------------------------------- runs
 
 
@@ -448,6 +468,33 @@ def test_a_model_on_this_machine_is_verified_and_not_fetched(dreamfusion: Call) 
     assert dreamfusion("models", "verify", "miniature").events[-1]["event"] == "whole"
     answer = dreamfusion("models", "download", "miniature")
     assert answer.code == 0 and answer.events[-1]["path"].endswith("stable-diffusion")
+
+
+@pytest.mark.parametrize(
+    ("directory", "single_file", "fetched"),
+    [
+        (None, None, True),
+        (Path("here"), None, False),
+        (None, Path("one.safetensors"), True),
+        # Converted already, maybe in another precision than is asked for now.
+        (Path("converted"), Path("one.safetensors"), True),
+    ],
+)
+def test_what_is_not_here_in_the_precision_asked_for_is_fetched(
+    dreamfusion: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path | None,
+    single_file: Path | None,
+    fetched: bool,
+) -> None:
+    from dreamfusion.guidance import models
+
+    found = models.ResolvedModel("named", directory, single_file=single_file)
+    monkeypatch.setattr(models, "find_model", lambda name: found)
+    monkeypatch.setattr(models, "fetch_model", lambda model, half: Path("fetched") if model is found else None)
+    answer = dreamfusion("models", "download", "named")
+    assert answer.events[-1]["path"] == str("fetched" if fetched else directory)
+    assert ("named is here already" in answer.err) == (not fetched)
 
 
 def test_weights_and_words_of_ones_own_reach_the_config(dreamfusion: Call, husk: Path) -> None:

@@ -104,6 +104,18 @@ def test_a_batch_knows_its_runs_by_their_prompts(
     assert all("without guidance.guidance_scale=3, and" in line for line in told)
 
 
+def test_a_batch_takes_the_newest_of_its_own_runs_of_a_prompt(tmp_path: Path) -> None:
+    assert evaluate._newest(tmp_path, "a red duck") is None
+    duck, cow = (load_config(None, (), {"prompt": prompt}) for prompt in ("a red duck", "a blue cow"))
+    made = [("001 a red duck", duck), ("012 a red duck", duck), ("001 a blue cow", cow), ("a red duck", duck)]
+    for name, config in made:
+        directory.create(tmp_path, config, name)
+    # The last was made by `train`, with settings of which a batch knows nothing.
+    for prompt, number in (("a red duck", 2), ("a blue cow", 3)):
+        newest = evaluate._newest(tmp_path, prompt)
+        assert newest is not None and (newest.number, newest.prompt) == (number, prompt)
+
+
 def test_a_start_by_number_and_a_key_set_twice_are_what_the_runs_were_made_with(
     fresh_run: RunDirectory,
     tmp_path: Path,

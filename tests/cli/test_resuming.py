@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from dreamfusion.commands import diffuse, export, render
+from dreamfusion.commands import diffuse, export, render, train
 from dreamfusion.commands.fit import EVALUATION
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import ConfigError
 from dreamfusion.runs import checkpoint
 from dreamfusion.runs.directory import RunDirectory
 
@@ -45,6 +47,18 @@ def test_a_run_is_resumed_from_another_folder_and_beyond_its_end(
     assert RunDirectory(run).config().training.steps == 4
     assert RunDirectory(run).latest_checkpoint().name == "000004"
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 600])
+def test_a_run_may_end_where_it_stands_and_no_earlier(steps: int) -> None:
+    config = ExperimentConfig()
+    if steps < 2:
+        with pytest.raises(ConfigError, match="--steps: expected 2 or more, for 2 are done, got 1"):
+            train._with_steps(config, steps, done=2)
+    else:
+        changed = train._with_steps(config, steps, done=2)
+        assert changed.training.steps == steps
+        assert changed.training.model_copy(update={"steps": 600}) == config.training
 
 
 @pytest.mark.parametrize(

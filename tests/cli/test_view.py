@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.assets.page import page_html
-from dreamfusion.commands.page import page_data
+from dreamfusion.commands.page import page_data, previews_of
 from dreamfusion.commands.view import MAX_CLIENTS, PageServer, make_server
 from dreamfusion.errors import OutputError
 from dreamfusion.runs.directory import RunDirectory
@@ -52,6 +52,13 @@ def test_the_page_its_data_and_its_mesh_are_served(server: PageServer) -> None:
     assert data["mesh"]["src"] == "mesh.glb" and data["mesh"]["faces"] > 50
     assert get(server, "/mesh.glb")[:4] == b"glTF"
     assert get(server, "/previews/000002.png").startswith(b"\x89PNG")
+
+
+def test_previews_come_in_the_order_of_their_steps(fresh_run: RunDirectory) -> None:
+    steps = [2, 100, 999_900, 1_000_000, 10_000_000]  # names grow from six digits on
+    for step in steps:
+        (fresh_run.previews / f"{step:06d}.png").write_bytes(b"\x89PNG")
+    assert [step for step, _ in previews_of(fresh_run)] == steps
 
 
 def test_a_newer_checkpoint_brings_a_newer_mesh(server: PageServer) -> None:

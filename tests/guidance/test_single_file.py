@@ -22,6 +22,7 @@ from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError, Output
 from dreamfusion.guidance.diffuse import diffuse
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.models import fetch_model, find_model, verify_model
+from dreamfusion.guidance.schedulers import load_sampler
 from dreamfusion.guidance.single_file import read_single_file, settings_for
 
 RESNET = {
@@ -232,6 +233,31 @@ def test_a_file_that_is_ambiguous_or_contradicts_itself_is_refused(
         find_model(str(shapes_only(tmp_path / "model.safetensors", width, marks, **told)))
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "found"),
+    [
+        ("resolution", "768x512", (768, 512)), ("resolution", " 1024 x 1024 ", (1024, 1024)),
+        ("resolution", "768", (768, 768)), ("resolution", "large", None), ("resolution", "768x", None),
+        ("encoder_layer", "1", 1), ("encoder_layer", "2", 2), ("encoder_layer", " 12 ", 12),
+        ("encoder_layer", "0", None), ("encoder_layer", "last", None), ("encoder_layer", "100", None),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_in_each_form_of_it(key: str, text: str, found: Any, tmp_path: Path):
+    file = shapes_only(tmp_path / "model.safetensors", **{key: text})
+    assert getattr(read_single_file(file), key) == found
+
+
+@pytest.mark.parametrize("text", ["0,1000", "0,999", " 0 , 1000 "])
+def test_a_model_of_all_timesteps_is_read(text: str, tmp_path: Path):
+    assert read_single_file(shapes_only(tmp_path / "model.safetensors", timestep_range=text))
+
+
+@pytest.mark.parametrize("text", ["0,998", "1,1000", "500,1000", "all", "0-1000"])
+def test_a_model_of_other_timesteps_is_refused(text: str, tmp_path: Path):
+    with pytest.raises(ModelUnsupportedError, match=f"timestep_range.*got '{text}'"):
+        read_single_file(shapes_only(tmp_path / "model.safetensors", timestep_range=text))
+
+
 def test_an_option_settles_what_is_ambiguous(tiny_sd1: Path, tmp_path: Path):
     file = shapes_only(tmp_path / "model.safetensors", 1024)
     assert find_model(str(file), single_file_config="sd-2.1-v").settings == "sd-2.1-v"
@@ -259,6 +285,9 @@ def test_marks_and_metadata_reach_the_guidance(tiny_sd1: Path, tmp_path: Path, c
     reference: Any = DDIMScheduler.from_pretrained(tiny_sd1 / "scheduler", rescale_betas_zero_snr=True)
     torch.testing.assert_close(guidance.schedule.alphas_cumprod.float(), reference.alphas_cumprod)
     assert float(guidance.schedule.alphas_cumprod[-1]) == 0.0
+    # Drawn from where nothing of the image is left, and from the settings' own first timestep without the mark.
+    first = [load_sampler(g.directory, False, "DDIM", 4).timesteps[0].item() for g in (guidance, plain)]
+    assert first == [999, load_sampler(tiny_sd1, False, "DDIM", 4).timesteps[0].item()] and first[1] < 999
     notes = capsys.readouterr().err.splitlines()
     assert notes[0] == f"plain.safetensors: read with the settings of {tiny_sd1} (epsilon, 32)"
     assert notes[1] == f"v.safetensors: read with the settings of {tiny_sd1} (v, 48, zero terminal SNR)"

@@ -293,3 +293,22 @@ def test_z_variance_is_computed_when_weighed(generator: torch.Generator) -> None
     assert weight == 0.5 and loss == z_variance_loss(output.weights, output.samples, output.opacity)
     with pytest.raises(ValueError, match="z variance"):
         weighted_losses(config, replace(output, samples=None), POSE, 0)
+
+
+def test_every_weight_and_the_target_are_those_of_the_step(generator: torch.Generator) -> None:
+    rising = {"kind": "linear", "start": 0.0, "end": 1.0, "steps": 4}
+    target = {"kind": "linear", "start": 0.0, "end": 0.2, "steps": 4}
+    names = LossConfig.model_fields.keys() - {"transmittance_target"}
+    config = LossConfig.model_validate(dict.fromkeys(names, rising) | {"transmittance_target": target})
+    output = rendered(generator, with_normals=True)
+    output = replace(
+        output, normals=torch.nn.functional.normalize(output.rgb, dim=-1), opacity=0.1 * output.opacity
+    )
+    assert weighted_losses(config, output, POSE, 0) == {}
+    for step in (1, 3, 4, 9):
+        found = weighted_losses(config, output, POSE, step)
+        assert {name: weight for name, (weight, _) in found.items()} == dict.fromkeys(
+            names, min(step / 4, 1.0)
+        )
+        # Nine tenths of the light pass, so it is the target that counts.
+        assert found["transmittance"][1].item() == pytest.approx(-0.2 * min(step / 4, 1.0))
