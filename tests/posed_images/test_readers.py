@@ -272,6 +272,9 @@ def test_downscaled_pictures_see_the_same(write_transforms: Write) -> None:
     # The middle of a pixel that is twice as large lies between those of its four.
     middle = torch.nn.functional.normalize(big.view(7, 10, 2, 12, 2, 3).mean(dim=(2, 4)), dim=-1)
     torch.testing.assert_close(small, middle, atol=1e-4, rtol=0)
+    # The ball that the silhouettes ask for does not depend on the size of the pixels, up to one of them.
+    sizes = [np.cbrt(np.linalg.det(read(folder, downscale=n).from_dataset[:3, :3])) for n in (1, 2)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
 
 # ------------------------------------------------------------------------------------------------- errors
