@@ -277,6 +277,13 @@ def test_downscaled_pictures_see_the_same(write_transforms: Write) -> None:
     assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
 
 
+@pytest.mark.parametrize(("downscale", "size"), [(1, (20, 24)), (3, (6, 8)), (16, (1, 1))])
+def test_what_does_not_fill_a_pixel_is_cut_off(
+    write_transforms: Write, downscale: int, size: tuple[int, int]
+) -> None:
+    assert read(write_transforms(), radius=1.0, downscale=downscale).train.rgba.shape[1:3] == size
+
+
 # ------------------------------------------------------------------------------------------------- errors
 
 
@@ -309,6 +316,15 @@ def test_pictures_of_different_sizes(write_transforms: Write) -> None:
     assert "different sizes" in text and "frame_00004.png 30 x 20" in text
     change(folder, w=24, h=20)
     assert "expected 24 x 20 pixels, as its intrinsics say, got 30 x 20" in message(folder)
+
+
+def test_pictures_smaller_than_a_pixel_of_the_smaller_ones(write_transforms: Write) -> None:
+    folder = write_transforms(intrinsics={"fl_x": 30.0})
+    for path in (folder / "images").iterdir():
+        Image.new("RGB", (24, 15)).save(path)
+    assert read(folder, radius=1.0, downscale=15).train.rgba.shape[1:3] == (1, 1)
+    with pytest.raises(DatasetError, match="expected 16 pixels a side or more, got 24 x 15"):
+        read(folder, radius=1.0, downscale=16)
 
 
 def test_too_few_views(write_transforms: Write) -> None:
