@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,29 @@ def test_blenders_layout(write_blender: Write) -> None:
     radius = np.linalg.det(dataset.from_dataset[:3, :3]) ** (-1 / 3)
     assert radius == pytest.approx(1.1 * 4 * np.sin(np.arctan(5 / 30)), rel=0.05)
     assert float(dataset.train.cameras.distance[0]) == pytest.approx(4 / radius, rel=1e-5)
+
+
+def test_which_list_counts_where_a_folder_has_several(
+    write_blender: Write, write_transforms: Write, write_colmap: Write
+) -> None:
+    """Blender's, then nerfstudio's, then COLMAP's; of Blender's, test before val; of COLMAP's, binary before text."""
+    folder = write_blender()
+    for other in (write_transforms(), write_colmap(True), write_colmap(False)):
+        shutil.copytree(other, folder, dirs_exist_ok=True)
+    val = json.loads((folder / "transforms_test.json").read_text())
+    val["frames"] = val["frames"][:1]
+    (folder / "transforms_val.json").write_text(json.dumps(val))
+    blender = read(folder)
+    assert blender.layout == "blender" and blender.held_out is not None and len(blender.held_out) == 2
+    (folder / "transforms_test.json").unlink()
+    held_out = read(folder).held_out
+    assert held_out is not None and len(held_out) == 1
+    (folder / "transforms_train.json").unlink()
+    assert read(folder).layout == "transforms"
+    (folder / "transforms.json").unlink()
+    (text,) = folder.glob("sparse/**/images.txt")
+    text.write_text("damaged")
+    assert read(folder, radius=1.0).layout == "colmap"
 
 
 def test_nerfstudio_and_instant_ngp(write_transforms: Write) -> None:
