@@ -501,7 +501,10 @@ def render(
     azimuth_deg: Annotated[
         float, typer.Option(help="Of the picture, or where a turn begins: 0 is the front, 90 its left.")
     ] = 0.0,
-    elevation_deg: Annotated[float, typer.Option(help="Of the camera: 90 looks straight down.")] = 15.0,
+    elevation_deg: Annotated[
+        float | None,
+        typer.Option(help="Of the camera: 90 looks straight down.  [default: 15.0]", show_default=False),
+    ] = None,
     distance: Annotated[
         float | None, typer.Option(help="Of the camera; as in training if left out.", show_default=False)
     ] = None,

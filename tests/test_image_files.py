@@ -234,21 +234,32 @@ def test_no_program_is_started_for_an_eps(tmp_path: Path, monkeypatch: pytest.Mo
         read_image(tmp_path / "a.png", DatasetError)
 
 
-def test_the_first_image_of_a_phones_mpo_and_reduced_pages_are_no_obstacle() -> None:
+def test_the_first_image_of_a_phones_mpo_is_taken() -> None:
     grey, other = Image.new("RGB", (2, 1), (90, 90, 90)), Image.new("RGB", (2, 1), A)
     stream = io.BytesIO()
     grey.save(stream, "MPO", save_all=True, append_images=[other])
     assert read_image(stream, DatasetError)[0, 0].tolist() == [90, 90, 90, 255]
+
+
+@pytest.mark.parametrize(("kind", "is_read"), [(0, False), (1, True), (2, False), (4, True), (5, True)])
+def test_pages_that_are_reduced_versions_or_masks_of_the_first_are_no_obstacle(
+    kind: int, is_read: bool
+) -> None:
     data = bytearray(frames("TIFF", compression="raw"))
-    # Mark the second page as a reduced version: bit 0 of NewSubfileType, here in place of the tag of its compression.
+    # NewSubfileType of the second page: bit 0 is a reduced version, bit 1 a page of several, bit 2 a mask. Here it takes the
+    # place of the tag of its compression.
     (at,) = struct.unpack_from("<I", data, 4)
     (at,) = struct.unpack_from("<I", data, at + 2 + 12 * struct.unpack_from("<H", data, at)[0])
     (count,) = struct.unpack_from("<H", data, at)
     rows = [bytes(data[at + 2 + 12 * k : at + 14 + 12 * k]) for k in range(count)]
     assert struct.unpack_from("<H", rows[3])[0] == 259  # Compression: 1 is the default
-    rows[3] = struct.pack("<HHII", 254, 4, 1, 1)
+    rows[3] = struct.pack("<HHII", 254, 4, 1, kind)
     data[at + 2 : at + 2 + 12 * count] = b"".join(sorted(rows))
-    assert read_image(bytes(data), DatasetError)[0, 0].tolist() == [*A, 255]
+    if is_read:
+        assert read_image(bytes(data), DatasetError)[0, 0].tolist() == [*A, 255]
+        return
+    with pytest.raises(DatasetError, match="has 2 pages"):
+        read_image(bytes(data), DatasetError)
 
 
 @pytest.mark.parametrize("number", range(1, 9))

@@ -56,6 +56,7 @@ def evaluate(request: EvalRequest, device: str) -> None:
     from dreamfusion.runs.directory import check_writable
 
     check_writable(request.output)
+    _check_used(request)
     judge = _judge_name(request)
     extra = [] if request.captions is None else read_lines(request.captions)
     if request.prompts is not None:
@@ -77,6 +78,16 @@ def evaluate(request: EvalRequest, device: str) -> None:
     captions = _captions(texts, extra) if any(texts) else []
     rows, sheet = _judge(judge, runs, captions, device)
     _write(request.output, rows, sheet)
+
+
+def _check_used(request: EvalRequest) -> None:
+    """Settings are for runs that are to be made: those that are there keep their own."""
+    given = ("--config", request.config), ("--set", next(iter(request.overrides), None))
+    for option, value in given:
+        if value is not None and request.prompts is None:
+            raise ConfigError(
+                f"{option} is for the runs that --prompts makes", got=value, hint="leave it out"
+            )
 
 
 def _captions(prompts: list[str], extra: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ SIZES = (16, 4096)
 VIDEOS = ("mp4", "webm", "gif", "webp", "apng", "png")
 WITH_ALPHA = ("png", "webp", "apng")
 MAX_SHEET = 64
+ELEVATION_DEG = 15.0
 MAX_FRAMES = 100_000
 # A hundred turns; and where float32 still tells the near side of the object from the far one.
 MAX_TURN_DEG = 36_000
@@ -31,7 +32,8 @@ class RenderRequest:
     Attributes:
         kind: `video`, `image` or `sheet`.
         views: of the sheet.
-        azimuth_deg, elevation_deg: of the picture, or where the video's turn and the sheet begin.
+        azimuth_deg, elevation_deg: of the picture, or where the video's turn and the sheet begin; no elevation is
+            `ELEVATION_DEG`.
         azimuth_range_deg, elevation_range_deg: of the video; None is a whole turn at `elevation_deg`.
         what: one or more, side by side.
         depth_16bit: thousandths of a world unit instead of a picture for people.
@@ -46,7 +48,7 @@ class RenderRequest:
     fps: float
     size: int
     azimuth_deg: float
-    elevation_deg: float
+    elevation_deg: float | None
     azimuth_range_deg: tuple[float, float] | None
     elevation_range_deg: tuple[float, float] | None
     distance: float | None
@@ -57,6 +59,11 @@ class RenderRequest:
     codec: str | None
     format: str | None
     output: Path | None
+
+    @property
+    def level_deg(self) -> float:
+        """The elevation that holds where there is no range."""
+        return ELEVATION_DEG if self.elevation_deg is None else self.elevation_deg
 
 
 def render(request: RenderRequest, device: str) -> None:
@@ -104,7 +111,7 @@ def _write_picture(
     from dreamfusion.assets.images import contact_sheet
     from dreamfusion.assets.video import depth_still, still, turntable
 
-    place = {"azimuth_deg": request.azimuth_deg, "elevation_deg": request.elevation_deg}
+    place = {"azimuth_deg": request.azimuth_deg, "elevation_deg": request.level_deg}
     if request.depth_16bit:
         return _keep(depth_still(renderer, **place, **view), path, format)
     looks = {"what": request.what, "transparent": request.transparent}
@@ -117,7 +124,7 @@ def _write_picture(
             renderer,
             frames=request.views,
             azimuth_deg=_turn(request),
-            elevation_deg=request.elevation_deg,
+            elevation_deg=request.level_deg,
             progress=bar,
             **view,
             **looks,
@@ -144,7 +151,7 @@ def _write_video(
             renderer,
             frames=request.frames,
             azimuth_deg=request.azimuth_range_deg or _turn(request),
-            elevation_deg=request.elevation_range_deg or request.elevation_deg,
+            elevation_deg=request.elevation_range_deg or request.level_deg,
             what=request.what,
             transparent=request.transparent,
             progress=bar,
@@ -169,7 +176,7 @@ def _turn(request: RenderRequest) -> tuple[float, float]:
 
 
 def _check(request: RenderRequest) -> None:
-    elevations = [request.elevation_deg, *(request.elevation_range_deg or ())]
+    elevations = [request.level_deg, *(request.elevation_range_deg or ())]
     azimuths = [request.azimuth_deg, *(request.azimuth_range_deg or ())]
     checks = [
         ("--frames", 1 <= request.frames <= MAX_FRAMES, f"1 to {MAX_FRAMES:,}", request.frames),
@@ -183,6 +190,12 @@ def _check(request: RenderRequest) -> None:
             request.azimuth_range_deg is None or request.azimuth_deg == 0,
             "no --azimuth-deg beside it: the range says where to begin",
             f"--azimuth-deg {request.azimuth_deg:g}",
+        ),
+        (
+            "--elevation-range",
+            request.elevation_range_deg is None or request.elevation_deg is None,
+            "no --elevation-deg beside it: the range says where to begin",
+            f"--elevation-deg {request.level_deg:g}",
         ),
         (
             "--distance",

@@ -170,6 +170,14 @@ def read_dataset(
     capture = read_capture(Path(config.path).expanduser())
     _check(capture)
     frames = [*capture.train, *capture.held_out]
+    lens = frames[0].lens
+    if config.downscale > min(lens.width, lens.height):
+        raise DatasetError(
+            f"the pictures are too small to be made {config.downscale} times smaller",
+            expected=f"{config.downscale} pixels a side or more",
+            got=_size(frames[0]),
+            hint="take a smaller --downscale",
+        )
     pictures = []
     for frame in frames:
         pictures.append(load_picture(frame, config.downscale))

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from dreamfusion.assets import mesh as mesh_module
 from dreamfusion.assets import sampling, surface
+from dreamfusion.assets.cleaning import keep_large_solids
 from dreamfusion.assets.formats import vertex_colors
 from dreamfusion.assets.mesh import extract_mesh
 from dreamfusion.assets.sampling import sample_density
@@ -108,6 +110,19 @@ def test_floaters_go_and_parts_stay(toys):
     assert info.floaters == 0 and everything.bounds[1][1] == pytest.approx(0.87, abs=0.01)
     alone, _ = extract_mesh(field, 1.0, resolution=64, threshold=50.0, min_component_share=0.5)
     assert alone.bounds[1][0] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.0, 4), (1 / 64, 4), (0.02, 3), (0.125, 3), (0.13, 2), (1.0, 2)]
+)
+def test_a_piece_is_measured_by_the_largest_and_not_by_all(share, kept):
+    boxes = [
+        trimesh.creation.box([side] * 3).apply_translation([3 * place, 0, 0])
+        for place, side in enumerate((1.0, 1.0, 0.5, 0.25))
+    ]
+    mesh = trimesh.util.concatenate(boxes)
+    vertices, faces, floaters, cavities = keep_large_solids(mesh.vertices, mesh.faces, share)
+    assert (len(faces), floaters, cavities) == (12 * kept, 4 - kept, 0) and len(vertices) == 8 * kept
 
 
 def test_closed_hollows_are_filled(toys):

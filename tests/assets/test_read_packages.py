@@ -130,7 +130,7 @@ STAGE = """#usda 1.0
 )
 def Xform "world"
 {{
-    double3 xformOp:translate = (10, 0, 0)
+    double3 xformOp:translate = (10, 20, 30)
     uniform token[] xformOpOrder = ["xformOp:translate"]
     def Mesh "square" (prepend apiSchemas = ["MaterialBindingAPI"])
     {{
@@ -173,10 +173,10 @@ def usd() -> None:
 @pytest.mark.usefixtures("usd")
 def test_usd_stages_of_either_axis_lie_where_they_are_put(tmp_path: Path) -> None:
     mesh = read_mesh(stage(tmp_path / "it.usda"))
-    assert mesh.bounds.tolist() == [[10, 0, 0], [12, 1, 0]] and len(mesh.faces) == 2
+    assert mesh.bounds.tolist() == [[10, 20, 30], [12, 21, 30]] and len(mesh.faces) == 2
     np.testing.assert_allclose(mesh.face_normals, [[0, 0, 1]] * 2)
     mesh = read_mesh(stage(tmp_path / "it.usda", up="Z"))
-    assert mesh.bounds.tolist() == [[10, 0, -1], [12, 0, 0]]
+    assert mesh.bounds.tolist() == [[10, 30, -21], [12, 30, -20]]
     np.testing.assert_allclose(mesh.face_normals, [[0, 1, 0]] * 2)
     left = read_mesh(stage(tmp_path / "it.usda", 'uniform token orientation = "leftHanded"'))
     np.testing.assert_allclose(left.face_normals, [[0, 0, -1]] * 2)
@@ -218,7 +218,7 @@ def test_usd_corners_keep_their_colours_when_polygons_are_cut(tmp_path: Path, or
     mesh = read_mesh(stage(tmp_path / "it.usda", f'{more}\nuniform token orientation = "{orientation}"'))
     face, corner = np.indices(mesh.faces.shape).reshape(2, -1)
     found = np.round(surface_colours(mesh, face, np.eye(3)[corner]) * 255)
-    wanted = {(10, 0): [0, 0, 0], (12, 0): [255, 0, 0], (12, 1): [128, 0, 255], (10, 1): [64, 64, 64]}
+    wanted = {(10, 20): [0, 0, 0], (12, 20): [255, 0, 0], (12, 21): [128, 0, 255], (10, 21): [64, 64, 64]}
     places = mesh.vertices[mesh.faces[face, corner]][:, :2].tolist()
     assert found.tolist() == [wanted[x, y] for x, y in places]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion.assets.files import atomic_folder, atomic_path
+from dreamfusion.assets.files import STILLS, atomic_folder, atomic_path, choose_format
+from dreamfusion.assets.formats import WRITERS
+from dreamfusion.assets.video import FORMATS
 from dreamfusion.commands.finished import check_writable_file
 from dreamfusion.errors import OutputError
 
@@ -88,3 +90,21 @@ def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path: Path, name: s
         check_writable_file(tmp_path / name)
     assert len(str(told.value)) < 900
     check_writable_file(tmp_path / ("x" * 236 + ".glb"))
+
+
+@pytest.mark.parametrize("known", [STILLS, FORMATS, tuple(WRITERS)], ids=["images", "videos", "meshes"])
+def test_a_format_and_an_ending_that_disagree_are_refused(known: tuple[str, ...]) -> None:
+    """All pairs; two names of one format are no disagreement, and then the option counts."""
+    for ending in (*known, *map(str.upper, known)):
+        assert choose_format(Path(f"a.b.{ending}"), None, known) == ending.lower()
+        for format in known:
+            path, same = Path(f"a.{ending}"), {ending.lower(), format}
+            if len(same) == 1 or same in ({"png", "apng"}, {"jpg", "jpeg"}):
+                assert choose_format(path, format.upper(), known) == format
+            else:
+                with pytest.raises(OutputError, match=f"format {format} and the name 'a.{ending}'"):
+                    choose_format(path, format, known)
+    for ending in ("", ".", ".doc"):  # says nothing of these formats
+        assert choose_format(Path(f"a{ending}"), known[-1], known) == known[-1]
+        with pytest.raises(OutputError, match="is not known"):
+            choose_format(Path(f"a{ending}"), None, known)

@@ -241,6 +241,18 @@ def test_contact_sheet_puts_images_in_reading_order():
     assert contact_sheet(images, gap=2).shape == (8, 5 * 8 + 2, 3)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 9, 10, 16, 17, 63, 64])
+@pytest.mark.parametrize("columns", [None, 1, 3, 100])
+def test_a_sheet_has_each_image_once_and_no_empty_row_or_column(count, columns):
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    sheet = contact_sheet(images, columns=columns, gap=1)
+    found = sheet[1::2, 1::2, 0]
+    assert found.shape[1] == min(columns or count, count) and (found[-1] < 255).any()
+    assert found.ravel()[:count].tolist() == list(range(count)) and (found.ravel()[count:] == 255).all()
+    sheet[1::2, 1::2] = 255
+    assert (sheet == 255).all()
+
+
 def test_write_image_is_exact_and_atomic(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     assert np.array_equal(iio.imread(write_image(image, tmp_path / "a" / "still.png")), image)

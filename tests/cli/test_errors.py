@@ -291,6 +291,10 @@ def test_too_little_memory_says_what_to_lower(
         (["--image", "--azimuth-range", "0", "90"], ["--azimuth-range", "expected a video, got --image"]),
         (["--sheet", "4", "--elevation-range", "0", "9"], ["--elevation-range", "got --sheet"]),
         (["--azimuth-deg", "30", "--azimuth-range", "0", "90"], ["--azimuth-range", "got --azimuth-deg 30"]),
+        (
+            ["--elevation-deg", "15", "--elevation-range", "0", "9"],
+            ["--elevation-range", "got --elevation-deg 15"],
+        ),
         (["--image", "--poster"], ["--poster", "expected a video"]),
         (["--image", "--codec", "vp9"], ["--codec", "expected a video"]),
     ],

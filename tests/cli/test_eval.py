@@ -259,6 +259,8 @@ def test_what_would_stop_a_batch_is_told_before_it_trains(
         (["--prompts", "two.txt", "--clip", "nowhere"], 15, "no CLIP in nowhere"),
         (["--prompts", "one.txt"], 11, "R-Precision ranks captions"),
         (["3", "--prompts", "two.txt"], 11, "runs and --prompts"),
+        (["3", "--config", "fast"], 11, "--config is for the runs that --prompts makes: got fast"),
+        (["--set", "seed=1"], 11, "--set is for the runs that --prompts makes: got seed=1"),
     ):
         answer = dreamfusion("eval", *words)
         assert (answer.code, trained) == (code, []) and answer.err.startswith(f"error: {what}")

@@ -757,6 +757,8 @@ def _(at: Bench) -> None:
         )
         == 4
     )
+    placed = pixels(at.event(*words, "--sheet", 4, "--azimuth-deg", 90, "--elevation-deg", 40)["path"])
+    np.testing.assert_allclose(placed[4:36, 4:36], still(90, 40), atol=1)
 
 
 # ------------------------------------------------------------------------------------------------------ view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,29 @@ def test_blenders_layout(write_blender: Write) -> None:
     radius = np.linalg.det(dataset.from_dataset[:3, :3]) ** (-1 / 3)
     assert radius == pytest.approx(1.1 * 4 * np.sin(np.arctan(5 / 30)), rel=0.05)
     assert float(dataset.train.cameras.distance[0]) == pytest.approx(4 / radius, rel=1e-5)
+
+
+def test_which_list_counts_where_a_folder_has_several(
+    write_blender: Write, write_transforms: Write, write_colmap: Write
+) -> None:
+    """Blender's, then nerfstudio's, then COLMAP's; of Blender's, test before val; of COLMAP's, binary before text."""
+    folder = write_blender()
+    for other in (write_transforms(), write_colmap(True), write_colmap(False)):
+        shutil.copytree(other, folder, dirs_exist_ok=True)
+    val = json.loads((folder / "transforms_test.json").read_text())
+    val["frames"] = val["frames"][:1]
+    (folder / "transforms_val.json").write_text(json.dumps(val))
+    blender = read(folder)
+    assert blender.layout == "blender" and blender.held_out is not None and len(blender.held_out) == 2
+    (folder / "transforms_test.json").unlink()
+    held_out = read(folder).held_out
+    assert held_out is not None and len(held_out) == 1
+    (folder / "transforms_train.json").unlink()
+    assert read(folder).layout == "transforms"
+    (folder / "transforms.json").unlink()
+    (text,) = folder.glob("sparse/**/images.txt")
+    text.write_text("damaged")
+    assert read(folder, radius=1.0).layout == "colmap"
 
 
 def test_nerfstudio_and_instant_ngp(write_transforms: Write) -> None:
@@ -272,6 +296,16 @@ def test_downscaled_pictures_see_the_same(write_transforms: Write) -> None:
     # The middle of a pixel that is twice as large lies between those of its four.
     middle = torch.nn.functional.normalize(big.view(7, 10, 2, 12, 2, 3).mean(dim=(2, 4)), dim=-1)
     torch.testing.assert_close(small, middle, atol=1e-4, rtol=0)
+    # The ball that the silhouettes ask for does not depend on the size of the pixels, up to one of them.
+    sizes = [np.cbrt(np.linalg.det(read(folder, downscale=n).from_dataset[:3, :3])) for n in (1, 2)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+
+
+@pytest.mark.parametrize(("downscale", "size"), [(1, (20, 24)), (3, (6, 8)), (16, (1, 1))])
+def test_what_does_not_fill_a_pixel_is_cut_off(
+    write_transforms: Write, downscale: int, size: tuple[int, int]
+) -> None:
+    assert read(write_transforms(), radius=1.0, downscale=downscale).train.rgba.shape[1:3] == size
 
 
 # ------------------------------------------------------------------------------------------------- errors
@@ -306,6 +340,15 @@ def test_pictures_of_different_sizes(write_transforms: Write) -> None:
     assert "different sizes" in text and "frame_00004.png 30 x 20" in text
     change(folder, w=24, h=20)
     assert "expected 24 x 20 pixels, as its intrinsics say, got 30 x 20" in message(folder)
+
+
+def test_pictures_smaller_than_a_pixel_of_the_smaller_ones(write_transforms: Write) -> None:
+    folder = write_transforms(intrinsics={"fl_x": 30.0})
+    for path in (folder / "images").iterdir():
+        Image.new("RGB", (24, 15)).save(path)
+    assert read(folder, radius=1.0, downscale=15).train.rgba.shape[1:3] == (1, 1)
+    with pytest.raises(DatasetError, match="expected 16 pixels a side or more, got 24 x 15"):
+        read(folder, radius=1.0, downscale=16)
 
 
 def test_too_few_views(write_transforms: Write) -> None:

@@ -82,8 +82,9 @@ def test_an_opaque_ball_has_the_analytic_silhouette_distance_and_depth(make_rend
     assert (seen.depth[inside] <= seen.distance[inside]).all() and (seen.depth < seen.distance)[inside].any()
 
 
-def test_haze_of_constant_density_follows_beer_and_lambert(make_renderer, shapes):
-    renderer = make_renderer(shapes.constant(0.7), samples_per_ray=16, **NO_SKIPPING)
+@pytest.mark.parametrize("samples", [2, 3, 16, 65])
+def test_haze_of_constant_density_follows_beer_and_lambert(make_renderer, shapes, samples):
+    renderer = make_renderer(shapes.constant(0.7), samples_per_ray=samples, **NO_SKIPPING)
     cameras = orbit_cameras(40.0, 10.0, 1.8, 80.0, 24)
     _, squared = _closest(cameras)
     chord = 2 * (1 - squared).clamp(min=0).sqrt()

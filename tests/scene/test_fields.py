@@ -18,6 +18,20 @@ SMALL_MLP = MLPFieldConfig(width=16, blocks=2, degrees=4)
 SMALL_GRIDS = GridsFieldConfig(resolutions=(4, 8, 16))
 SMALL_GRIDS_MLP = GridsFieldConfig(resolutions=(4, 6, 16), hidden_layers=1, hidden_width=8)
 ALL = [SMALL_HASH, SMALL_MLP, SMALL_GRIDS, SMALL_GRIDS_MLP]
+# The least and the most of each number, and what is no power of two.
+EDGES = [
+    MLPFieldConfig(degrees=1, width=8, blocks=1),
+    MLPFieldConfig(degrees=16, width=9, blocks=1),
+    HashGridFieldConfig(levels=1, features_per_level=1, log2_table_size=8, base_resolution=2, max_resolution=2,
+                        start_level=1, hidden_width=8),
+    HashGridFieldConfig(levels=24, features_per_level=8, log2_table_size=8, base_resolution=2, max_resolution=2,
+                        start_level=24, hidden_width=8),
+    HashGridFieldConfig(levels=3, features_per_level=3, log2_table_size=9, base_resolution=5, max_resolution=257,
+                        start_level=99, hidden_width=9, hidden_layers=3),
+    GridsFieldConfig(resolutions=(4,)),
+    GridsFieldConfig(resolutions=(7, 5, 5), hidden_layers=2, hidden_width=8, features=1),
+    GridsFieldConfig(resolutions=(4, 31), hidden_layers=1, features=32),
+]  # fmt: skip
 
 
 def _seeded(seed: int = 0) -> torch.Generator:
@@ -29,7 +43,7 @@ def _in_ball(count: int, radius: float, generator: torch.Generator) -> torch.Ten
     return x / x.norm(dim=-1, keepdim=True) * torch.rand(count, 1, generator=generator) ** (1 / 3) * radius
 
 
-@pytest.mark.parametrize("config", ALL)
+@pytest.mark.parametrize("config", [*ALL, *EDGES])
 def test_ranges_and_the_parts_agree(config, generator):
     radius = 1.3
     field = make_field(config, radius, generator)
@@ -56,7 +70,7 @@ def test_weights_come_from_the_generator_alone(config):
     assert any(not torch.equal(v, other.state_dict()[n]) for n, v in first.state_dict().items())
 
 
-@pytest.mark.parametrize("config", ALL)
+@pytest.mark.parametrize("config", [*ALL, *EDGES])
 def test_parameter_groups_hold_each_parameter_once_and_all_get_gradients(config, generator):
     field = make_field(config, 1.0, generator)
     field.set_step(10**6)
