@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from dreamfusion.guidance.diffusion import DiffusionGuidance
+from dreamfusion.guidance.diffusion import DiffusionGuidance, finite
 from dreamfusion.guidance.sds import guided_output, sds_gradient
 
 
@@ -50,6 +50,8 @@ def diffuse(
         fractions: timesteps as shares of the schedule's length, in [0, 1].
         generator: on the CPU.
         azimuth_deg, elevation_deg: where the picture was taken from, for the view words.
+
+    Raises ModelUnsupportedError for a model whose output is not finite.
     """
     latents = guidance.encode(image[None])
     noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -59,8 +61,8 @@ def diffuse(
         index = schedule.timestep_at(fraction)
         timesteps = torch.tensor([index])
         noisy = schedule.add_noise(latents, noise, timesteps)
-        output = guided_output(
-            guidance.denoise, noisy, timesteps, cond, uncond, guidance.config.guidance_scale
+        output = finite(
+            guided_output(guidance.denoise, noisy, timesteps, cond, uncond, guidance.config.guidance_scale)
         )
         predicted = schedule.to_epsilon(output, noisy, timesteps)
         _, noise_std = schedule.signal_and_noise_std(timesteps, latents)

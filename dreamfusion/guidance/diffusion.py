@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from dreamfusion.config import GuidanceConfig, SDIConfig
-from dreamfusion.errors import ConfigError
+from dreamfusion.errors import ConfigError, ModelUnsupportedError
 from dreamfusion.guidance.families import Family
 from dreamfusion.guidance.loading import load_part
 from dreamfusion.guidance.noise_schedule import NoiseSchedule
@@ -319,3 +319,13 @@ class DiffusionGuidance(ABC):
                 "guidance.image_size does not fit the model", expected=f"a multiple of {step}", got=str(size)
             )
         return size
+
+
+def finite(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`values` of a model's making; ModelUnsupportedError where one is not finite, which would be black in an image."""
+    if not bool(values.isfinite().all()):
+        raise ModelUnsupportedError(
+            "the model's output is not finite",
+            hint="use --dtype float32, or give LoRAs a smaller weight",
+        )
+    return values

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from dreamfusion import documents
 from dreamfusion.errors import ModelUnsupportedError
-from dreamfusion.guidance.noise_settings import BETA_SCHEDULERS, Difference, is_number, noise_difference
+from dreamfusion.guidance.noise_settings import Difference, is_number, noise_difference
 from dreamfusion.guidance.weight_files import weights_problem
 
 Family = Literal["stable-diffusion", "stable-diffusion-xl", "deepfloyd-if"]
@@ -113,18 +113,14 @@ def check_supported(directory: Path) -> Family:
 
 
 def _noise_differences(directory: Path) -> Iterator[Difference]:
-    found = noise_difference(read_json(directory / "scheduler" / "scheduler_config.json"))
-    if found is not None:
-        yield found
-    # diffusers reads the settings with the class that model_index.json names.
+    settings = read_json(directory / "scheduler" / "scheduler_config.json")
+    # diffusers reads the settings with the class that model_index.json names, and with its defaults.
     entry = read_json(directory / "model_index.json").get("scheduler")
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 else "DDIMScheduler"
-    if str(name).removesuffix("Scheduler") not in BETA_SCHEDULERS:
-        yield (
-            "its noise, by its scheduler's class",
-            "a scheduler made of betas, such as DDIMScheduler",
-            str(name),
-        )
+    for read_as in (settings, settings | {"_class_name": name}):
+        found = noise_difference(read_as)
+        if found is not None:
+            yield found
 
 
 def _class_differences(index: dict[str, Any], family: Family) -> Iterator[Difference]:

@@ -6,6 +6,7 @@
     base_model.model.down_blocks.0...                   PEFT; the part of the model is not named
     unet...attn1.processor.to_q_lora                    diffusers before 0.22: attention processors
     diffusion_model.input_blocks.1.1.proj_in            ComfyUI
+    lycoris_down_blocks_0_attentions_0_proj_in          LyCORIS by itself; the part of the model is not named
 
 All of them are equal, but for a prefix and Stability's blocks, once every dot is an underscore.
 """
@@ -31,7 +32,8 @@ _PREFIXES = {
     "text_encoders_clip_l_transformer_": "text_encoder",
     "text_encoders_clip_g_transformer_": "text_encoder_2",
 }
-_PEFT = "base_model_model_"
+# Those that name no part of the model: PEFT's, LyCORIS'.
+_NO_PART = re.compile("^(base_model_model|lycoris)_")
 _INNER = {
     "resnets": {
         "conv1": "in_layers.2",
@@ -83,13 +85,13 @@ class Layers:
 
     def find(self, name: str) -> list[tuple[str, str]]:
         """The part and path of each layer that `name` can mean: none, one, or one for each part that has it."""
-        flat = _flat(name).removeprefix(_PEFT)
+        flat = _NO_PART.sub("", _flat(name))
         parts = list(self.shapes)
         for prefix, part in _PREFIXES.items():
             if flat.startswith(prefix):
                 flat, parts = flat.removeprefix(prefix), [part]
                 break
-        flat = flat.removeprefix(_PEFT).removeprefix("text_model_").replace("_processor_to_", "_to_")
+        flat = _NO_PART.sub("", flat).removeprefix("text_model_").replace("_processor_to_", "_to_")
         return [(part, path) for part in parts if (path := self._paths.get(part, {}).get(flat)) is not None]
 
 

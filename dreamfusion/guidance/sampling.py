@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from dreamfusion.guidance.diffusion import DiffusionGuidance
+from dreamfusion.guidance.diffusion import DiffusionGuidance, finite
 from dreamfusion.guidance.schedulers import load_sampler
 from dreamfusion.guidance.sds import guided_output
 from dreamfusion.guidance.text_embeddings import TextEmbeddings
@@ -51,7 +51,8 @@ def sample_images(
         guidance_above: guide from this timestep up only; in less noise the model is asked once, with the text alone, as if
             s were 1 (Kynkäänniemi et al., arXiv 2404.07724). What is drawn is decided above, and below it guidance overdraws.
 
-    Raises PromptError for a text that the text encoder would cut, ConfigError for steps that the scheduler cannot make.
+    Raises PromptError for a text that the text encoder would cut, ConfigError for steps that the scheduler cannot make,
+    ModelUnsupportedError for a model whose output is not finite.
     """
     embeddings = guidance.encode_texts([*texts, negative_prompt])
     uncond = embeddings[[len(texts)]]
@@ -104,4 +105,4 @@ def _draw(
         output = guided_output(guidance.denoise, noisy, timestep.expand(len(seeds)), conds, uncond, scale)
         latents = sampler.step(output, timestep, latents, **options).prev_sample
         on_call(call)
-    return guidance.decode(latents)
+    return finite(guidance.decode(finite(latents)))

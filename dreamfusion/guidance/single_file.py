@@ -19,9 +19,10 @@ from dreamfusion.guidance.weight_files import metadata, safetensors_fault, tenso
 UNET = "model.diffusion_model."
 _ATTENDS_TO_TEXT = "attn2.to_k.weight"
 _EPSILON, _V = "epsilon", "v_prediction"
+# By letters and digits alone: people write "v_prediction", "V-pred" and "v prediction".
 _PREDICTIONS = {
-    _EPSILON: ("epsilon", "eps"),
-    _V: ("v", "v_prediction", "v-prediction", "v_pred", "vpred", "velocity"),
+    _EPSILON: ("epsilon", "eps", "epsilonprediction", "epsilonpred", "epsprediction", "epspred"),
+    _V: ("v", "vprediction", "vpred", "vparameterization", "velocity"),
 }
 # modelspec.architecture: the family, and what the model predicts where the name says it.
 _ARCHITECTURES: dict[str, tuple[Family, str | None]] = {
@@ -143,12 +144,12 @@ def _prediction(
         said["the mark v_pred"] = _V
     text = told.get("modelspec.prediction_type", "")
     if text.strip():
-        word = text.strip().lower()
+        word = re.sub(r"[^a-z0-9]", "", text.lower())
         known = [kind for kind, words in _PREDICTIONS.items() if word in words]
         if not known:
             raise _refused(file, "its modelspec.prediction_type", "epsilon or v", shown(text))
         said["modelspec.prediction_type"] = known[0]
-    name = told.get("modelspec.architecture", "")
+    name = told.get("modelspec.architecture", "").strip().lower()
     known_family, prediction = _ARCHITECTURES.get(name, (family, None))
     if known_family != family:
         raise _refused(

@@ -50,7 +50,8 @@ class Word:
         """A regular expression of the word where it is no part of a longer one."""
         before = r"(?<!\w)" if re.match(r"\w", self.text) else ""
         after = r"(?!\w)" if re.search(r"\w$", self.text) else ""
-        return before + re.escape(self.text) + after
+        # Negative prompts and view texts may have line breaks or several spaces there.
+        return before + r"\s+".join(map(re.escape, self.text.split())) + after
 
 
 def check_words(embeddings: Sequence[EmbeddingConfig], widths: Mapping[str, int]) -> tuple[Word, ...]:

@@ -132,6 +132,9 @@ NAMES: dict[str, tuple[Callable[[str, str], str], str, str]] = {
     "PEFT below a part": (
         lambda part, path: f"{part}.base_model.model.{path}", "lora_A.weight", "lora_B.weight",
     ),
+    "LyCORIS": (
+        lambda part, path: f"lycoris_{path.replace('.', '_')}", "lora_down.weight", "lora_up.weight",
+    ),
     "without a part": (lambda part, path: path, "lora_A.weight", "lora_B.weight"),
     "OneTrainer": (lambda part, path: f"{part}.{path}", "lora_down.weight", "lora_up.weight"),
     "kohya": (lambda part, path: kohya_name(part, path), "lora_down.weight", "lora_up.weight"),

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -259,6 +260,7 @@ def test_shards_of_the_wanted_precision_are_fetched():
         ("model_index.json", {"tokenizer": ["transformers", "BertTokenizer"]}, "tokenizer: expected CLIPTokenizer"),
         ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "got EDMEulerScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "got EDMDPMSolver"),
+        ("scheduler/scheduler_config.json", {"_class_name": None}, "got no class"),
         ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "got use_flow_sigmas: True"),
         ("scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "got odd"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction type.*got sample"),
@@ -276,6 +278,18 @@ def test_models_that_cannot_be_distilled_are_refused(
     assert error.value.exit_code == 16
     with pytest.raises(ModelUnsupportedError, match=message):
         models.verify_model(str(copy))
+
+
+def test_what_a_scheduler_leaves_out_is_the_default_of_the_class_in_the_index(tiny_sd1: Path, tmp_path: Path):
+    """diffusers reads the settings with that class, whatever they say of themselves."""
+    index = json.loads((tiny_sd1 / "model_index.json").read_text())
+    for settings in ({}, {"_class_name": "DDIMScheduler"}):
+        for name, fault in (("LCMScheduler", "no beta_schedule"), ("DDIMScheduler", None)):
+            copy = tmp_path / f"{name}{len(settings)}"
+            changed(tiny_sd1, copy, "model_index.json", **index | {"scheduler": ["diffusers", name]})
+            (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+            with pytest.raises(ModelUnsupportedError, match=fault) if fault else nullcontext():
+                find_model(str(copy))
 
 
 def test_another_family_is_named(tmp_path: Path):

@@ -151,13 +151,15 @@ def test_a_word_that_no_text_has_is_reported(
 
 def test_unused_words_are_those_that_no_text_has(tmp_path: Path):
     files = [
-        save(tmp_path / f"{name}.safetensors", emb_params=draw(1, 32)) for name in ("plush", "plush-style")
+        save(tmp_path / f"{name}.safetensors", emb_params=draw(1, 32))
+        for name in ("plush", "plush-style", "soft  toy")
     ]
     words = check_words([EmbeddingConfig(file=str(file)) for file in files], WIDTH)
     for texts, used in (
         (["a plush-style duck"], {"plush-style"}),
         (["x", "PLUSH"], {"plush"}),
         (["plus", "h"], set()),
+        (["a soft\n toy"], {"soft toy"}),
     ):
         assert {word.text for word in words} - {word.text for word in unused_words(words, texts)} == used
 
