@@ -120,7 +120,7 @@ def march(
         shares, least = taken.along(origins, directions, 0.5 * (t_starts + t_ends))
         # Slots that are not kept lie behind all that are, so they change no choice.
         keep &= _chosen(shares, begins)
-        if termination > 0.0:
+        if termination > 0.0 and least is not None:
             taus = least.mul_(t_ends - t_starts).mul_(0.5)
             keep &= taus.cumsum(dim=1).sub_(taus) <= -math.log(termination)
         return _packed(keep, t_edges, touched, len(rays_o), shares)

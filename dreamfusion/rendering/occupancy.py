@@ -33,20 +33,20 @@ class SampleShares:
 
     Attributes:
         shares: in (0, 1]; a sample that is taken stands for 1 / share.
-        least_densities: what each cell has at least, 1/length.
+        least_densities: what each cell has at least, 1/length; None where nobody needs it.
         radius: of the ball, world units.
         resolution: cells along a side.
     """
 
     shares: Float[Tensor, " cells"]
-    least_densities: Float[Tensor, " cells"]
+    least_densities: Float[Tensor, " cells"] | None
     radius: float
     resolution: int
 
     def along(
         self, rays_o: Float[Tensor, "n 3"], rays_d: Float[Tensor, "n 3"], distances: Float[Tensor, "n s"]
-    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-        """The share and the least density at each of s distances along each of n rays.
+    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"] | None]:
+        """The share and the least density, if that is known, at each of s distances along each of n rays.
 
         The same as looking up the positions, without ever holding them: axis by axis it is four times faster.
         """
@@ -57,8 +57,12 @@ class SampleShares:
             torch.addcmul(origins[:, axis, None], distances, directions[:, axis, None]) for axis in range(3)
         )
         cells = _nearest_cells(x, y, z, self.resolution).flatten()
-        shares = self.shares.index_select(0, cells).view(distances.shape)
-        return shares, self.least_densities.index_select(0, cells).view(distances.shape)
+        shares, least = (
+            None if values is None else values.index_select(0, cells).view(distances.shape)
+            for values in (self.shares, self.least_densities)
+        )
+        assert shares is not None
+        return shares, least
 
 
 class OccupancyGrid(nn.Module):
@@ -143,24 +147,36 @@ class OccupancyGrid(nn.Module):
 
     def for_training(self) -> SampleShares:
         """What the last update found."""
-        return self._with(self.shares)
+        return SampleShares(self.shares, self.least_densities, self.radius, self.config.resolution)
 
     @torch.no_grad()
-    def for_images(self, field: Field) -> SampleShares:
+    def for_images(self, field: Field, finer: int = 1) -> SampleShares:
         """Shares for the field as it is now, so large that no image shows them.
 
         What training has found between the nodes gets all its samples here too.
+
+        Args:
+            field: asked for its density.
+            finer: so many cells along a side of each of this grid's; 2 asks about eight times as many positions.
         """
+        if finer == 1:
+            return self._shares_for_images(field, self.densities > self._limit)
+        config = self.config.model_copy(update={"resolution": finer * self.config.resolution})
+        grid = OccupancyGrid(config, self.radius, self.step_size).to(self.densities)
+        # The nodes are asked anew and closer, so of what is remembered only what lies between the nodes counts.
+        found = (self.found > self._limit).view(3 * (self.config.resolution,))
+        for axis in range(3):
+            found = found.repeat_interleave(finer, dim=axis)
+        return grid._shares_for_images(field, found.flatten())
+
+    def _shares_for_images(self, field: Field, solid: Bool[Tensor, " cells"]) -> SampleShares:
+        """Shares for the field as it is now; cells known to be `solid` get all their samples."""
         # A generator of its own, always with the same seed: an image depends on nothing but the scene.
         _, greatest, drawn = self._survey(field, torch.Generator().manual_seed(0))
-        solid = self.densities[self._cells_in_ball] > self._limit
-        shares = self._thinned(greatest.maximum(drawn), _DEPTH_IN_IMAGES, _MOST_IN_IMAGES).masked_fill_(
-            solid, 1.0
-        )
-        return self._with(torch.ones_like(self.shares).index_copy_(0, self._cells_in_ball, shares))
-
-    def _with(self, shares: Float[Tensor, " cells"]) -> SampleShares:
-        return SampleShares(shares, self.least_densities, self.radius, self.config.resolution)
+        shares = self._thinned(greatest.maximum(drawn), _DEPTH_IN_IMAGES, _MOST_IN_IMAGES)
+        shares = torch.ones_like(self.shares).index_copy_(0, self._cells_in_ball, shares)
+        # Images end their rays by the field itself.
+        return SampleShares(shares.masked_fill_(solid, 1.0), None, self.radius, self.config.resolution)
 
     def occupied(self, positions: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Whether each position, world units, lies in an occupied cell; outside the cube the nearest cell answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from dreamfusion.rendering.marching import PackedSamples, march
 from dreamfusion.rendering.occupancy import OccupancyGrid, SampleShares
 from dreamfusion.rendering.shading import ALBEDO, ShadingSample, shade
 from dreamfusion.rendering.visibility import find_visible
-from dreamfusion.scene.fields import FieldOutput
+from dreamfusion.scene.fields import FieldOutput, tensors_stamp
 from dreamfusion.scene.normals import density_normals
 from dreamfusion.scene.scene import Scene
 
@@ -27,8 +28,9 @@ from dreamfusion.scene.scene import Scene
 _MIN_WEIGHT_FOR_NORMALS, _SAMPLES_OF_THAT_WEIGHT = 1e-3, 64
 # Images may leave out this share of each ray's opacity in faint samples, and this opacity behind what is solid.
 _FAINT_IN_IMAGES, _TERMINATION_IN_IMAGES = 1e-3, 2e-4
-# The grid is made anew for an image whose samples are so many times as many as the points that it asks about.
-_WORTH_A_SURVEY = 4
+# The grid is made anew for an image whose samples are so many times as many as the points that it asks about. Of a
+# finished scene a finer one is made, which serves all images, if one of them has as many samples as points are asked about.
+_WORTH_A_SURVEY, _FINER = 4, 2
 _TINY = 1e-6
 
 
@@ -103,6 +105,13 @@ class Renderer(nn.Module):
         self.config = config
         step_size = 2.0 * scene.radius / config.samples_per_ray
         self.occupancy = OccupancyGrid(config.occupancy, scene.radius, step_size)
+        self._kept: tuple[object, SampleShares] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """False (`eval()`) says that the scene is finished: what images need of it is found once and kept."""
+        self._kept = None
+        self.scene.train(mode)
+        return super().train(mode)
 
     @property
     def scene(self) -> Scene:
@@ -150,7 +159,7 @@ class Renderer(nn.Module):
         cameras: Cameras,
         shading: ShadingSample | None = None,
         with_normals: bool = False,
-        chunk: int = 1 << 15,
+        chunk: int = 1 << 14,
     ) -> RenderOutput:
         """What the cameras see, without gradients or chance, in bounded memory.
 
@@ -245,7 +254,13 @@ class Renderer(nn.Module):
         samples = cameras.height * cameras.width * self.config.samples_per_ray
         if not self.config.occupancy.enabled or samples < _WORTH_A_SURVEY * self.occupancy.points_of_a_survey:
             return None
-        return self.occupancy.for_images(self.scene.field)
+        if self.training:
+            return self.occupancy.for_images(self.scene.field)
+        finer = _FINER if samples >= _FINER**3 * self.occupancy.points_of_a_survey else 1
+        state = (finer, self.scene.field.state_stamp(), tensors_stamp(self.occupancy.buffers()))
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self.occupancy.for_images(self.scene.field, finer)
+        return self._kept[1]
 
     def _march(
         self, rays: _Rays, generator: Generator | None, taken: SampleShares | None, termination: float

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Self, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -85,9 +86,21 @@ class Field(nn.Module, ABC):
     def set_step(self, step: int) -> None:
         """Bring the field to optimiser iteration `step`: annealed covariance, progressive levels."""
 
+    def state_stamp(self) -> tuple[object, ...]:
+        """Another value when weights were written in place or exchanged, or the step has changed what they mean.
+
+        Fused optimisers write unseen: it is for fields in `eval()`, which are not trained.
+        """
+        return tensors_stamp(self.parameters())
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, object]]:
         """What an optimiser steps: `name`, `params`, and `lr_scale_key` ("field" or "decoder")."""
+
+
+def tensors_stamp(tensors: Iterable[Tensor]) -> tuple[object, ...]:
+    """Another value when one of the tensors was written in place, by other than a fused optimiser, or exchanged."""
+    return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
 
 
 def make_field(config: FieldConfig, radius: float, generator: Generator) -> Field:
@@ -145,6 +158,9 @@ class MLPField(Field):
     def set_step(self, step: int) -> None:
         self.blur_std = self.config.covariance.at(step)
 
+    def state_stamp(self) -> tuple[object, ...]:
+        return (*super().state_stamp(), self.blur_std)
+
     def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
         variances = torch.full_like(positions, self.blur_std**2)
         hidden = self.input(integrated_positional_encoding(positions, variances, self.config.degrees))
@@ -197,6 +213,9 @@ class HashGridField(Field):
 
     def set_step(self, step: int) -> None:
         self.levels_in_use = self.levels_at(step)
+
+    def state_stamp(self) -> tuple[object, ...]:
+        return (*super().state_stamp(), self.levels_in_use)
 
     def encode(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
         """Interpolated features of all levels, zero for those not yet in use."""
@@ -256,6 +275,12 @@ class GridsField(Field):
             for index in range(config.hidden_layers)
         )
         self.output = make_linear(config.hidden_width, 3, generator) if config.hidden_layers else None
+        self._merged: dict[str, tuple[object, Tensor]] = {}
+
+    def train(self, mode: bool = True) -> Self:
+        """False (`eval()`) says that the grids are finished: their sums are kept."""
+        self._merged.clear()
+        return super().train(mode)
 
     def _make_grids(self, channels: int, generator: Generator) -> nn.ParameterList:
         return nn.ParameterList(
@@ -270,11 +295,19 @@ class GridsField(Field):
 
     def merged_density(self) -> Float[Tensor, "1 z y x"]:
         """The sum of the density's grids at the finest one's nodes."""
-        return _sum_on_finest(self.density_grids)
+        return self._sum("density", self.density_grids)
 
     def merged_colour(self) -> Float[Tensor, "c z y x"]:
         """The sum of the colour's grids at the finest one's nodes."""
-        return _sum_on_finest(self.colour_grids)
+        return self._sum("colour", self.colour_grids)
+
+    def _sum(self, name: str, grids: nn.ParameterList) -> Float[Tensor, "c z y x"]:
+        if self.training or torch.is_grad_enabled():
+            return _sum_on_finest(grids)
+        stamp = tensors_stamp(grids)
+        if name not in self._merged or self._merged[name][0] != stamp:
+            self._merged[name] = stamp, _sum_on_finest(grids)
+        return self._merged[name][1]
 
     def forward(self, positions: Float[Tensor, "n 3"]) -> FieldOutput:
         return FieldOutput(self.density(positions), self.albedo(positions))
