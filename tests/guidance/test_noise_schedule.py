@@ -291,9 +291,7 @@ def test_settings_that_are_no_betas_are_refused_by_name(values: dict[str, Any], 
          {"num_train_timesteps": 2, "trained_betas": [0.0, 0.5]}),
     ],
 )  # fmt: skip
-def test_numbers_of_the_schedule_are_taken_up_to_their_limits(
-    taken: dict[str, Any], refused: dict[str, Any]
-):
+def test_numbers_of_the_schedule_are_taken_up_to_their_limits(taken: dict[str, Any], refused: dict[str, Any]):
     settings = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **SCALED_LINEAR}
     assert noise_difference(settings | taken) is None
     assert noise_difference(settings | refused) is not None
