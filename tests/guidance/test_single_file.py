@@ -465,6 +465,11 @@ def test_each_precision_has_its_own_conversion(tiny_sd1: Path, tmp_path: Path):
         dtype = torch.float16 if half else torch.float32
         assert all(torch.equal(value, wanted[name].to(dtype)) for name, value in weights.items())
         assert fetch_model(find_model(str(file), single_file_config=str(tiny_sd1)), half) == folder
+    # Either will do for what is asked before training: whether it is here, and how much memory it takes.
+    found = [find_model(str(file), single_file_config=str(tiny_sd1)).directory]
+    shutil.rmtree(folders[False])
+    found.append(find_model(str(file), single_file_config=str(tiny_sd1)).directory)
+    assert found == [folders[False], folders[True]]
 
 
 def test_edited_settings_are_read_again(tiny_sd1: Path, tmp_path: Path):
