@@ -58,11 +58,16 @@ class Grid:
         """Indices of the view and the scale, and the words beside the sheet's row."""
         for i, view in enumerate(self.views):
             for j, scale in enumerate(self.scales):
-                yield i, j, f"s = {scale:g}" if view == "none" else f"{view}, s = {scale:g}"
+                yield i, j, f"s = {_text(scale)}" if view == "none" else f"{view}, s = {_text(scale)}"
 
     def file_name(self, i: int, j: int, k: int) -> str:
         view = "" if self.views[i] == "none" else f"{self.views[i]}-"
-        return f"{view}s{self.scales[j]:g}-seed{self.seeds[k]}.png"
+        return f"{view}s{_text(self.scales[j])}-seed{self.seeds[k]}.png"
+
+
+def _text(scale: float) -> str:
+    """All its digits: scales that differ must not give files of one name."""
+    return str(scale).removesuffix(".0")
 
 
 def sample(request: SampleRequest, device: str) -> None:

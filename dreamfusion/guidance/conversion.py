@@ -110,7 +110,7 @@ def _part(file: Path, tensors: dict[str, Tensor], part: str, settings: Path, fou
         _check_places(file, tensors, weights)
     model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
     if part == "text_encoder":
-        _drop_layers(model, found)
+        _drop_layers(file, model, found)
     return model
 
 
@@ -168,11 +168,17 @@ def _unfit(file: Path, settings: Path, got: str) -> ModelUnsupportedError:
     )
 
 
-def _drop_layers(encoder: Any, found: SingleFile) -> None:
+def _drop_layers(file: Path, encoder: Any, found: SingleFile) -> None:
     """A text encoder that ends where the file says (`modelspec.encoder_layer` 2: the last but one, "clip skip 2")."""
     layers = encoder.encoder.layers if hasattr(encoder, "encoder") else encoder.text_model.encoder.layers
     dropped = dropped_layers(found)
-    if 0 < dropped < len(layers):
+    if dropped >= len(layers):
+        raise ModelUnsupportedError(
+            f"the modelspec.encoder_layer of {file} is none of its text encoder's layers",
+            expected=f"1 to {len(layers)}",
+            got=str(found.encoder_layer),
+        )
+    if dropped:
         del layers[len(layers) - dropped :]
         encoder.config.num_hidden_layers = len(layers)
 

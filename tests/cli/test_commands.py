@@ -491,7 +491,9 @@ def test_what_is_not_here_in_the_precision_asked_for_is_fetched(
 
     found = models.ResolvedModel("named", directory, single_file=single_file)
     monkeypatch.setattr(models, "find_model", lambda name: found)
-    monkeypatch.setattr(models, "fetch_model", lambda model, half: Path("fetched") if model is found else None)
+    monkeypatch.setattr(
+        models, "fetch_model", lambda model, half: Path("fetched") if model is found else None
+    )
     answer = dreamfusion("models", "download", "named")
     assert answer.events[-1]["path"] == str("fetched" if fetched else directory)
     assert ("named is here already" in answer.err) == (not fetched)

@@ -116,6 +116,13 @@ def test_the_middle_of_a_picture_is_taken_over_white(image: Path, tmp_path: Path
     (["--timesteps", "often"], 11, "--timesteps"),
     ([], 10, "the prompt is empty. Say what the picture shows: --prompt"),
     (["--elevation-deg", "nan"], 11, "--elevation-deg"),
+    (["--elevation-deg", "90.5"], 11, "--elevation-deg: expected a number from -90 to 90"),
+    (["--elevation-deg", "-90.5"], 11, "--elevation-deg"),
+    (["--azimuth-deg", "-36001"], 11, "--azimuth-deg: expected a number from -36000 to 36000"),
+    (["--guidance-scale", "1e39"], 11, "--guidance-scale: expected a number from -3.4e+38 to 3.4e+38"),
+    # At their limits they are taken, so the next mistake is told.
+    (["--azimuth-deg", "-36000", "--elevation-deg", "-90"], 10, "the prompt is empty"),
+    (["--azimuth-deg", "36000", "--elevation-deg", "90"], 10, "the prompt is empty"),
 ])  # fmt: skip
 def test_mistakes_are_told(dreamfusion: Call, image: Path, words: list[str], code: int, what: str) -> None:
     answer = dreamfusion("diffuse", image, *words)

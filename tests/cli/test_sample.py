@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from dreamfusion.commands import sample
 
 Call = Callable[..., Any]
 
@@ -40,6 +43,16 @@ def test_a_grid_of_views_scales_and_seeds(dreamfusion: Call) -> None:
     assert len({single.tobytes() for single in singles}) == 8
     shown = pixels(sheet)
     assert shown.shape[0] > 4 * 128 and shown.shape[1] > 2 * 128
+
+
+def test_every_picture_of_a_grid_has_a_name_of_its_own() -> None:
+    scales = [0.0, 1.0, 7.5, 100.0, 100.0001, 100.0002, 0.1 + 0.2, 1e-7, 1000.0]
+    grid = sample.Grid(["none", "front"], scales, [0, 12])
+    places = itertools.product(range(2), range(len(scales)), range(2))
+    names = [grid.file_name(*place) for place in places]
+    assert len(set(names)) == len(names) == 2 * len(scales) * 2
+    assert names[0] == "s0-seed0.png" and names[-1] == "front-s1000-seed12.png"
+    assert len({label for _, _, label in grid.rows()}) == 2 * len(scales)
 
 
 def test_both_sides_have_words_of_their_own(dreamfusion: Call, tiny_model: Path) -> None:

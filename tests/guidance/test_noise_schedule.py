@@ -275,6 +275,28 @@ def test_settings_that_are_no_betas_are_refused_by_name(values: dict[str, Any], 
     assert found is not None and message in found[2] and len(found[2]) <= 160
 
 
+@pytest.mark.parametrize(
+    ("taken", "refused"),
+    [
+        ({"num_train_timesteps": 2}, {"num_train_timesteps": 1}),
+        ({"num_train_timesteps": 100_000}, {"num_train_timesteps": 100_001}),
+        ({"steps_offset": 0}, {"steps_offset": -1}),
+        ({"steps_offset": 999}, {"steps_offset": 1000}),
+        ({"beta_start": 0.012}, {"beta_start": 0.0121}),
+        ({"beta_start": 1e-9}, {"beta_start": 0.0}),
+        ({"beta_end": 0.999}, {"beta_end": 1.0}),
+        ({"num_train_timesteps": 2, "trained_betas": [0.5, 1.0]},
+         {"num_train_timesteps": 2, "trained_betas": [0.5, 1.001]}),
+        ({"num_train_timesteps": 2, "trained_betas": [1e-9, 0.5]},
+         {"num_train_timesteps": 2, "trained_betas": [0.0, 0.5]}),
+    ],
+)  # fmt: skip
+def test_numbers_of_the_schedule_are_taken_up_to_their_limits(taken: dict[str, Any], refused: dict[str, Any]):
+    settings = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, **SCALED_LINEAR}
+    assert noise_difference(settings | taken) is None
+    assert noise_difference(settings | refused) is not None
+
+
 def test_settings_that_are_switched_off_are_taken():
     off: dict[str, Any] = {"use_flow_sigmas": False, "flow_shift": 1.0, "sigma_min": None, "shift_terminal": None,
            "timestep_type": "discrete", "predict_epsilon": True, "lambda_min_clipped": -math.inf,

@@ -19,11 +19,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamfusion.config import GuidanceConfig
 from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError, OutputError
+from dreamfusion.guidance.conversion import usable_side
 from dreamfusion.guidance.diffuse import diffuse
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.guidance.models import fetch_model, find_model, verify_model
 from dreamfusion.guidance.schedulers import load_sampler
-from dreamfusion.guidance.single_file import read_single_file, settings_for
+from dreamfusion.guidance.single_file import SingleFile, read_single_file, settings_for
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -335,6 +336,32 @@ def test_a_text_encoder_ends_where_the_file_says(tiny_sd1: Path, tmp_path: Path)
     assert not torch.allclose(got, last, atol=1e-3)
 
 
+def test_a_layer_that_the_text_encoder_does_not_have_is_refused(tiny_sd1: Path, tmp_path: Path, capsys):
+    layers = json.loads((tiny_sd1 / "text_encoder" / "config.json").read_text())["num_hidden_layers"]
+    for layer in (layers + 1, 99):
+        file = tuned(tiny_sd1, tmp_path / f"{layer}.safetensors", encoder_layer=str(layer))
+        with pytest.raises(
+            ModelUnsupportedError, match=f"encoder_layer of .*expected 1 to {layers}, got {layer}"
+        ):
+            guidance_of(file, tiny_sd1)
+    guidance = guidance_of(
+        tuned(tiny_sd1, tmp_path / "first.safetensors", encoder_layer=str(layers)), tiny_sd1
+    )
+    told = json.loads((guidance.directory / "text_encoder" / "config.json").read_text())
+    assert told["num_hidden_layers"] == 1
+    assert f"text encoder without its last {layers - 1})" in capsys.readouterr().err
+
+
+def test_only_a_side_that_the_unet_can_halve_is_taken(tiny_sd1: Path):
+    unet, vae = (json.loads((tiny_sd1 / p / "config.json").read_text()) for p in ("unet", "vae"))
+    step = 2 ** (len(unet["block_out_channels"]) + len(vae["block_out_channels"]) - 2)
+    for size, side in (
+        ((step, step), step), ((3 * step, 3 * step), 3 * step), ((0, 0), None), ((step, 2 * step), None),
+        ((step + step // 2, step + step // 2), None), (None, None),
+    ):  # fmt: skip
+        assert usable_side(tiny_sd1, SingleFile("stable-diffusion", resolution=size)) == side
+
+
 # -------------------------------------------------------------------------- what a file must have
 
 
@@ -441,6 +468,11 @@ def test_each_precision_has_its_own_conversion(tiny_sd1: Path, tmp_path: Path):
         dtype = torch.float16 if half else torch.float32
         assert all(torch.equal(value, wanted[name].to(dtype)) for name, value in weights.items())
         assert fetch_model(find_model(str(file), single_file_config=str(tiny_sd1)), half) == folder
+    # Either will do for what is asked before training: whether it is here, and how much memory it takes.
+    found = [find_model(str(file), single_file_config=str(tiny_sd1)).directory]
+    shutil.rmtree(folders[False])
+    found.append(find_model(str(file), single_file_config=str(tiny_sd1)).directory)
+    assert found == [folders[False], folders[True]]
 
 
 def test_edited_settings_are_read_again(tiny_sd1: Path, tmp_path: Path):

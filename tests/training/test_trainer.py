@@ -388,6 +388,18 @@ def test_normals_that_are_wanted_and_switched_off_are_said_at_once(
     Trainer(make_config(scene=none), guidance=oracle).train_step()
 
 
+@pytest.mark.parametrize("loss", ["orientation", "convexity"])
+def test_normals_are_there_when_a_loss_comes_to_want_them(
+    make_config: MakeConfig, oracle: Guidance, loss: str
+) -> None:
+    rising = {"kind": "linear", "start": 0.0, "end": 1.0, "steps": 4}
+    trainer = Trainer(
+        make_config(losses={loss: rising}, rendering={"shading": {"shaded_probability": 0.0}}),
+        guidance=oracle,
+    )
+    assert [sorted(trainer.train_step().losses) for _ in range(2)] == [[], [loss]]
+
+
 def differing(a: Trainer, b: Trainer) -> list[str]:
     """Names of the tensors in which two trainers differ, and "meta" if the rest does."""
     (first, first_meta), (second, second_meta) = a.state_dict(), b.state_dict()
