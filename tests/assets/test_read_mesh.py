@@ -320,8 +320,9 @@ def test_a_skin_is_in_its_rest_pose_and_morph_targets_at_their_weights(tmp_path:
     file.square(
         node={"skin": 0, "translation": [9, 9, 9]}, JOINTS_0=np.zeros((4, 4), dtype="u1"), WEIGHTS_0=ones
     )
-    file.tree["nodes"].append({"translation": [0, 2, 0]})
+    file.tree["nodes"].append({"translation": [0, 2, 0], "scale": [2, 2, 2]})
     file.tree["scenes"][0]["nodes"].append(1)
+    # First to the joint's own frame, then to where the joint is.
     inverse = np.eye(4, dtype="<f4")
     inverse[3, :3] = [1, 0, 0]
     view = file.view(inverse.tobytes())
@@ -330,7 +331,32 @@ def test_a_skin_is_in_its_rest_pose_and_morph_targets_at_their_weights(tmp_path:
     primitive = file.tree["meshes"][0]["primitives"][0]
     primitive["targets"] = [{"POSITION": file.accessor(np.repeat([[0, 0, 4]], 4, axis=0).astype("<f4"))}]
     file.tree["meshes"][0]["weights"] = [0.5]
-    assert read_mesh(file.write(tmp_path / "skin.glb")).bounds.tolist() == [[1, 2, 2], [2, 3, 2]]
+    assert read_mesh(file.write(tmp_path / "skin.glb")).bounds.tolist() == [[2, 2, 4], [4, 4, 4]]
+
+
+def test_a_nodes_transform_comes_before_those_above_it_and_an_instances_before_the_nodes(
+    tmp_path: Path,
+) -> None:
+    file = Gltf()
+    file.square(node={"translation": [3, 0, 0]})
+    above = {
+        "rotation": [0, 0, 0.5**0.5, 0.5**0.5],
+        "scale": [2, 2, 2],
+        "translation": [0, 5, 0],
+        "children": [0],
+    }
+    file.tree["nodes"].append(above)
+    file.tree["scenes"][0]["nodes"] = [1]
+    mesh = read_mesh(file.write(tmp_path / "tree.glb"))
+    np.testing.assert_allclose(mesh.bounds, [[-2, 11, 0], [0, 13, 0]], atol=1e-9)
+    places = file.accessor(np.array([[0, 0, 0], [0, 7, 0]], dtype="<f4"))
+    file.tree["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": places}}}
+    mesh = read_mesh(file.write(tmp_path / "instances.glb"))
+    assert len(mesh.faces) == 4
+    np.testing.assert_allclose(mesh.bounds, [[-16, 11, 0], [0, 13, 0]], atol=1e-9)
+    above["extensions"] = {"KHR_node_visibility": {"visible": False}}
+    with pytest.raises(MeshError, match="no triangles"):
+        read_mesh(file.write(tmp_path / "hidden.glb"))
 
 
 @pytest.mark.parametrize(
