@@ -250,6 +250,15 @@ def test_textures_repeat_clamp_or_mirror(tmp_path: Path, wrap: int, columns: lis
     points = np.array([[(k + 0.5) / 4, 0.75, 0] for k in range(4)])
     found = seen(read_mesh(file.write(tmp_path / "wrap.glb")), points)
     np.testing.assert_allclose(found * 255, TEXELS[0, columns], atol=1e-6)
+    # The same downwards: each direction has its own way.
+    down = Gltf()
+    moved = {"extensions": {"KHR_texture_transform": {"offset": [0, -0.5], "scale": [1, 2]}}}
+    other = 33071 if wrap != 33071 else 10497
+    down.square(material(None, {"index": down.texture(wrapS=other, wrapT=wrap), **moved}))
+    found = seen(
+        read_mesh(down.write(tmp_path / "down.glb")), points[:, [1, 0, 2]] * [1 / 3, -1, 1] + [0, 1, 0]
+    )
+    np.testing.assert_allclose(found * 255, TEXELS[columns, 0], atol=1e-6)
     mirrored_twice = Gltf()
     far = {"extensions": {"KHR_texture_transform": {"offset": [2, 0], "scale": [2, 1]}}}
     mirrored_twice.square(material(None, {"index": mirrored_twice.texture(wrapS=33648), **far}))
