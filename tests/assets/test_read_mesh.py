@@ -289,6 +289,15 @@ def test_bilinear_textures_are_filtered_as_light(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[0], srgb(linear(TEXELS.reshape(4, 3) / 255).mean(axis=0)), atol=1e-6)
 
 
+@pytest.mark.parametrize(("filter", "is_smooth"), [(9728, False), (9729, True), (None, True)])
+def test_a_sampler_says_whether_texels_are_mixed(tmp_path: Path, filter: int | None, is_smooth: bool) -> None:
+    file = Gltf()
+    file.square(material(None, {"index": file.texture()}))
+    file.tree["samplers"] = [{} if filter is None else {"magFilter": filter}]
+    found = seen(read_mesh(file.write(tmp_path / "it.glb")), np.array([[0.45, 0.55, 0]])) * 255
+    assert (np.abs(found - TEXELS[0, 0]).max() > 5) == is_smooth
+
+
 def test_sparse_strided_and_quantised_accessors_strips_fans_and_mirrors(tmp_path: Path) -> None:
     file = Gltf()
     file.square(material(FACTOR), node={"scale": [-1, 1, 1]})
@@ -675,6 +684,20 @@ def test_ply_textures_are_found_and_hide_the_colours(tmp_path: Path, kind: str, 
     found = seen(read_mesh(path, told.append), QUARTERS)
     np.testing.assert_allclose(found * 255, [[9] * 3] * 4, atol=1e-6)
     assert len(told) == 1 and "gone.png" in told[0]
+
+
+def test_each_face_of_a_ply_has_the_texture_of_its_number(tmp_path: Path) -> None:
+    for name, texel in (("one", TEXELS[0, 0]), ("two", TEXELS[0, 1])):
+        Image.fromarray(np.tile(texel, (2, 2, 1))).save(tmp_path / f"{name}.png")
+    head = ["ply", "format ascii 1.0", "comment TextureFile one.png", "comment TextureFile two.png"]
+    head += ["element vertex 4", *(f"property float {axis}" for axis in "xyz"), "element face 2"]
+    head += ["property list uchar int vertex_indices", "property list uchar float texcoord"]
+    head += ["property int texnumber", "end_header"]
+    rows = [" ".join(map(str, point)) for point in SQUARE.tolist()]
+    rows += ["3 0 1 2 6 .5 .5 .5 .5 .5 .5 1", "3 0 2 3 6 .5 .5 .5 .5 .5 .5 0"]
+    (tmp_path / "it.ply").write_text("\n".join([*head, *rows, ""]))
+    found = seen(read_mesh(tmp_path / "it.ply"), np.array([[0.75, 0.25, 0], [0.25, 0.75, 0]]))
+    np.testing.assert_allclose(found * 255, TEXELS[0, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", PLY_KINDS)
