@@ -250,6 +250,15 @@ def test_textures_repeat_clamp_or_mirror(tmp_path: Path, wrap: int, columns: lis
     points = np.array([[(k + 0.5) / 4, 0.75, 0] for k in range(4)])
     found = seen(read_mesh(file.write(tmp_path / "wrap.glb")), points)
     np.testing.assert_allclose(found * 255, TEXELS[0, columns], atol=1e-6)
+    # The same downwards: each direction has its own way.
+    down = Gltf()
+    moved = {"extensions": {"KHR_texture_transform": {"offset": [0, -0.5], "scale": [1, 2]}}}
+    other = 33071 if wrap != 33071 else 10497
+    down.square(material(None, {"index": down.texture(wrapS=other, wrapT=wrap), **moved}))
+    found = seen(
+        read_mesh(down.write(tmp_path / "down.glb")), points[:, [1, 0, 2]] * [1 / 3, -1, 1] + [0, 1, 0]
+    )
+    np.testing.assert_allclose(found * 255, TEXELS[columns, 0], atol=1e-6)
     mirrored_twice = Gltf()
     far = {"extensions": {"KHR_texture_transform": {"offset": [2, 0], "scale": [2, 1]}}}
     mirrored_twice.square(material(None, {"index": mirrored_twice.texture(wrapS=33648), **far}))
@@ -278,6 +287,15 @@ def test_bilinear_textures_are_filtered_as_light(tmp_path: Path) -> None:
     file.square(material(None, {"index": file.texture(magFilter=9729)}))
     found = seen(read_mesh(file.write(tmp_path / "smooth.glb")), np.array([[0.5, 0.5, 0]]))
     np.testing.assert_allclose(found[0], srgb(linear(TEXELS.reshape(4, 3) / 255).mean(axis=0)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("filter", "is_smooth"), [(9728, False), (9729, True), (None, True)])
+def test_a_sampler_says_whether_texels_are_mixed(tmp_path: Path, filter: int | None, is_smooth: bool) -> None:
+    file = Gltf()
+    file.square(material(None, {"index": file.texture()}))
+    file.tree["samplers"] = [{} if filter is None else {"magFilter": filter}]
+    found = seen(read_mesh(file.write(tmp_path / "it.glb")), np.array([[0.45, 0.55, 0]])) * 255
+    assert (np.abs(found - TEXELS[0, 0]).max() > 5) == is_smooth
 
 
 def test_sparse_strided_and_quantised_accessors_strips_fans_and_mirrors(tmp_path: Path) -> None:
@@ -320,8 +338,9 @@ def test_a_skin_is_in_its_rest_pose_and_morph_targets_at_their_weights(tmp_path:
     file.square(
         node={"skin": 0, "translation": [9, 9, 9]}, JOINTS_0=np.zeros((4, 4), dtype="u1"), WEIGHTS_0=ones
     )
-    file.tree["nodes"].append({"translation": [0, 2, 0]})
+    file.tree["nodes"].append({"translation": [0, 2, 0], "scale": [2, 2, 2]})
     file.tree["scenes"][0]["nodes"].append(1)
+    # First to the joint's own frame, then to where the joint is.
     inverse = np.eye(4, dtype="<f4")
     inverse[3, :3] = [1, 0, 0]
     view = file.view(inverse.tobytes())
@@ -330,7 +349,32 @@ def test_a_skin_is_in_its_rest_pose_and_morph_targets_at_their_weights(tmp_path:
     primitive = file.tree["meshes"][0]["primitives"][0]
     primitive["targets"] = [{"POSITION": file.accessor(np.repeat([[0, 0, 4]], 4, axis=0).astype("<f4"))}]
     file.tree["meshes"][0]["weights"] = [0.5]
-    assert read_mesh(file.write(tmp_path / "skin.glb")).bounds.tolist() == [[1, 2, 2], [2, 3, 2]]
+    assert read_mesh(file.write(tmp_path / "skin.glb")).bounds.tolist() == [[2, 2, 4], [4, 4, 4]]
+
+
+def test_a_nodes_transform_comes_before_those_above_it_and_an_instances_before_the_nodes(
+    tmp_path: Path,
+) -> None:
+    file = Gltf()
+    file.square(node={"translation": [3, 0, 0]})
+    above = {
+        "rotation": [0, 0, 0.5**0.5, 0.5**0.5],
+        "scale": [2, 2, 2],
+        "translation": [0, 5, 0],
+        "children": [0],
+    }
+    file.tree["nodes"].append(above)
+    file.tree["scenes"][0]["nodes"] = [1]
+    mesh = read_mesh(file.write(tmp_path / "tree.glb"))
+    np.testing.assert_allclose(mesh.bounds, [[-2, 11, 0], [0, 13, 0]], atol=1e-9)
+    places = file.accessor(np.array([[0, 0, 0], [0, 7, 0]], dtype="<f4"))
+    file.tree["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": places}}}
+    mesh = read_mesh(file.write(tmp_path / "instances.glb"))
+    assert len(mesh.faces) == 4
+    np.testing.assert_allclose(mesh.bounds, [[-16, 11, 0], [0, 13, 0]], atol=1e-9)
+    above["extensions"] = {"KHR_node_visibility": {"visible": False}}
+    with pytest.raises(MeshError, match="no triangles"):
+        read_mesh(file.write(tmp_path / "hidden.glb"))
 
 
 @pytest.mark.parametrize(
@@ -640,6 +684,20 @@ def test_ply_textures_are_found_and_hide_the_colours(tmp_path: Path, kind: str, 
     found = seen(read_mesh(path, told.append), QUARTERS)
     np.testing.assert_allclose(found * 255, [[9] * 3] * 4, atol=1e-6)
     assert len(told) == 1 and "gone.png" in told[0]
+
+
+def test_each_face_of_a_ply_has_the_texture_of_its_number(tmp_path: Path) -> None:
+    for name, texel in (("one", TEXELS[0, 0]), ("two", TEXELS[0, 1])):
+        Image.fromarray(np.tile(texel, (2, 2, 1))).save(tmp_path / f"{name}.png")
+    head = ["ply", "format ascii 1.0", "comment TextureFile one.png", "comment TextureFile two.png"]
+    head += ["element vertex 4", *(f"property float {axis}" for axis in "xyz"), "element face 2"]
+    head += ["property list uchar int vertex_indices", "property list uchar float texcoord"]
+    head += ["property int texnumber", "end_header"]
+    rows = [" ".join(map(str, point)) for point in SQUARE.tolist()]
+    rows += ["3 0 1 2 6 .5 .5 .5 .5 .5 .5 1", "3 0 2 3 6 .5 .5 .5 .5 .5 .5 0"]
+    (tmp_path / "it.ply").write_text("\n".join([*head, *rows, ""]))
+    found = seen(read_mesh(tmp_path / "it.ply"), np.array([[0.75, 0.25, 0], [0.25, 0.75, 0]]))
+    np.testing.assert_allclose(found * 255, TEXELS[0, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", PLY_KINDS)

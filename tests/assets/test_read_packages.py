@@ -76,6 +76,31 @@ def test_3mf_objects_lie_where_the_build_puts_them_and_the_bed_is_below(tmp_path
     assert len(read_mesh(apart).faces) == 1
 
 
+TEXELS = np.array([[[250, 20, 90], [10, 200, 40]], [[128, 64, 32], [255, 255, 255]]], np.uint8)
+# How coordinates go on along u and v, and the texel (row, column) at (1.25, 1.25), counted from the lower left corner.
+WRAPS = [
+    (("wrap", "repeat"), ("wrap", "repeat"), (1, 0)),
+    (("clamp", "clamp"), ("wrap", "repeat"), (1, 1)),
+    (("wrap", "repeat"), ("clamp", "clamp"), (0, 0)),
+    (("mirror", "mirror"), ("wrap", "repeat"), (1, 1)),
+    (("wrap", "repeat"), ("mirror", "mirror"), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("u", "v", "texel"), WRAPS)
+def test_3mf_textures_go_on_along_each_direction_in_its_own_way(
+    tmp_path: Path, u: tuple[str, str], v: tuple[str, str], texel: tuple[int, int]
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(TEXELS).save(file, format="PNG")
+    resources = (
+        f'<m:texture2d id="7" path="/it.png" filter="nearest" tilestyleu="{u[0]}" tilestylev="{v[0]}"/>'
+        '<m:texture2dgroup id="8" texid="7"><m:tex2coord u="1.25" v="1.25"/></m:texture2dgroup>'
+    ) + body(1, 'pid="8" p1="0"')
+    path = package(tmp_path / "it.3mf", resources, '<item objectid="1"/>', files={"it.png": file.getvalue()})
+    assert middles(read_mesh(path)).tolist() == [TEXELS[texel].tolist()]
+
+
 @pytest.mark.parametrize(
     ("triangle", "of_object", "wanted"),
     [
@@ -277,3 +302,24 @@ def test_usd_textures_are_srgb_times_their_scale(tmp_path: Path) -> None:
     assert read("C:\\\\textures\\\\IT.png", 0.0512695) == [[128, 0, 64], [255, 0, 0]] and told == []
     read("gone.png")
     assert "gone.png" in told[0]
+
+
+@pytest.mark.usefixtures("usd")
+@pytest.mark.parametrize(("u", "v", "texel"), WRAPS)
+def test_usd_textures_go_on_along_each_direction_in_its_own_way(
+    tmp_path: Path, u: tuple[str, str], v: tuple[str, str], texel: tuple[int, int]
+) -> None:
+    Image.fromarray(TEXELS.repeat(8, 0).repeat(8, 1)).save(tmp_path / "it.png")
+    image = f"""def Shader "image"
+        {{
+            uniform token info:id = "UsdUVTexture"
+            asset inputs:file = @it.png@
+            token inputs:wrapS = "{u[1]}"
+            token inputs:wrapT = "{v[1]}"
+            float3 outputs:rgb
+        }}"""
+    diffuse = "color3f inputs:diffuseColor.connect = </world/skin/image.outputs:rgb>"
+    more = """texCoord2f[] primvars:st = [(1.25, 1.25)] (interpolation = "constant")
+        rel material:binding = </world/skin>"""
+    mesh = read_mesh(stage(tmp_path / "it.usda", more, preview("skin", diffuse, image)))
+    assert middles(mesh).tolist() == [TEXELS[texel].tolist()] * 2

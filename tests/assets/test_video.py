@@ -7,6 +7,7 @@ import re
 import subprocess
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from dreamfusion.assets import video
-from dreamfusion.assets.images import contact_sheet, visualise, write_image
+from dreamfusion.assets.images import contact_sheet, depth_millimetres, visualise, write_image
 from dreamfusion.assets.video import check_codec, still, turntable, write_video
 from dreamfusion.errors import ConfigError, OutputError
 
@@ -239,6 +240,21 @@ def test_contact_sheet_puts_images_in_reading_order():
     assert sheet[3, 3, 0] == 10 and sheet[3, 11, 0] == 20 and sheet[3, 19, 0] == 30
     assert sheet[9, 3, 0] == 40 and sheet[9, 11, 0] == 50 and sheet[9, 19, 0] == 255
     assert contact_sheet(images, gap=2).shape == (8, 5 * 8 + 2, 3)
+
+
+def test_depth_of_16_bits_is_rounded_and_only_where_more_than_half_is_stopped():
+    opacity = torch.tensor([[[0.0, 0.3, 0.5], [0.51, 1.0, 1.0]]])
+    depth = torch.tensor([[[0.0, 2.0, 2.0], [2.0, 1.2346, 99.0]]])
+    found = depth_millimetres(SimpleNamespace(opacity=opacity, depth=depth))
+    assert found.tolist() == [[[0, 0, 0], [2000, 1235, 65535]]] and found.dtype == np.uint16
+
+
+@pytest.mark.parametrize(("distance", "near"), [(3.0, 2.0), (1.0, 0.0), (0.5, 0.0)])
+def test_depth_is_white_at_the_balls_near_side_or_at_a_camera_within_it(distance, near):
+    depth = torch.tensor([[[near, near + 1.0, near + 2.0, near + 9.0]]])
+    output = SimpleNamespace(opacity=torch.ones_like(depth), depth=depth)
+    grey = visualise(output, "depth", torch.tensor([distance]), 1.0)[0, 0, :, 0]
+    assert grey.tolist() == [255, 147, 38, 38]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 9, 10, 16, 17, 63, 64])

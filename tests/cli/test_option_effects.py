@@ -745,6 +745,9 @@ def _(at: Bench) -> None:
     frames = [pixels(path) for path in sorted(Path(raised).iterdir())]
     np.testing.assert_allclose(frames[0], still(0, 0), atol=1)
     assert min(np.abs(frames[2] - still(0, elevation)).max() for elevation in (40, 60)) <= 1
+    place = ["--azimuth-deg", 90, "--elevation-deg", 40]
+    placed = at.event(*words, "--frames", 1, "--format", "png", *place, "--output", "placed.png")["path"]
+    np.testing.assert_allclose(pixels(next(Path(placed).iterdir())), still(90, 40), atol=1)
     sheet = pixels(at.event(*words, "--sheet", 4)["path"])
     assert sheet.shape[0] == sheet.shape[1] >= 64
     assert (
@@ -757,8 +760,8 @@ def _(at: Bench) -> None:
         )
         == 4
     )
-    placed = pixels(at.event(*words, "--sheet", 4, "--azimuth-deg", 90, "--elevation-deg", 40)["path"])
-    np.testing.assert_allclose(placed[4:36, 4:36], still(90, 40), atol=1)
+    sheet = pixels(at.event(*words, "--sheet", 4, *place)["path"])
+    np.testing.assert_allclose(sheet[4:36, 4:36], still(90, 40), atol=1)
 
 
 # ------------------------------------------------------------------------------------------------------ view

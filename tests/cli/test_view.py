@@ -43,6 +43,29 @@ def get(server: PageServer, path: str) -> bytes:
         return answer.read()
 
 
+def test_the_pages_data_are_the_runs(run_with_checkpoint: RunDirectory) -> None:
+    (run_with_checkpoint.previews / "000003.png").write_bytes(b"\x89PNG a picture")
+    run_with_checkpoint.metrics_path.write_text(
+        "".join(json.dumps({"step": step, "loss": step / 4}) + "\n" for step in (1, 2, 3))
+    )
+    info, config = run_with_checkpoint.info(), run_with_checkpoint.config()
+    data = page_data(run_with_checkpoint, None, live=False)
+    assert data == {
+        "prompt": "a red duck",
+        "run": run_with_checkpoint.path.name,
+        "step": info.step,
+        "steps": config.training.steps,
+        "status": info.status,
+        "settings": run_with_checkpoint.config_path.read_text(),
+        "curves": [{"name": "loss", "steps": [1, 2, 3], "values": [0.25, 0.5, 0.75]}],
+        "previews": [{"step": 3, "src": "data:image/png;base64," + base64.b64encode(b"\x89PNG a picture").decode()}],
+        "mesh": None,
+        "live": False,
+    }  # fmt: skip
+    live = page_data(run_with_checkpoint, None, live=True)
+    assert live == data | {"live": True, "previews": [{"step": 3, "src": "previews/000003.png"}]}
+
+
 def test_the_page_its_data_and_its_mesh_are_served(server: PageServer) -> None:
     assert b"a red duck" in get(server, "/")
     server.source.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -557,6 +558,15 @@ def test_the_images_of_a_model_are_where_most_of_them_are(write_colmap: Write) -
     (folder / "images").mkdir()
     (folder / "input" / "000 view.png").rename(folder / "images" / "000 view.png")
     assert "1 of 9 images" in read(folder).notes[0]
+    # Of equals the first: images/, then input/, then the folder itself.
+    shutil.copy(folder / "images" / "000 view.png", folder / "input")
+    red = Image.new("RGB", (24, 20), (255, 0, 0))
+    for path in (folder / "input").iterdir():
+        red.save(folder / path.name)
+    assert read(folder).train.rgba[0, 0, 0].tolist() == [90, 90, 90, 255]
+    for path in (folder / "input").iterdir():
+        red.save(folder / "images" / path.name)
+    assert read(folder).train.rgba[0, 0, 0].tolist() == [255, 0, 0, 255]
 
 
 def test_every_model_of_colmap_is_read_or_refused_by_name() -> None:
