@@ -781,22 +781,29 @@ Model = Annotated[str, typer.Argument(metavar="NAME", help="One of `models list`
 @models_app.command("download")
 def models_download(
     name: Model,
+    overrides: GuidanceOverrides = None,
     full_precision: Annotated[
         bool, typer.Option("--full-precision", help="float32 weights; half is enough for a GPU.")
     ] = False,
 ) -> None:
-    """Fetch NAME into the hub's cache, from its first mirror that answers."""
+    """Fetch NAME into the hub's cache, from its first mirror that answers; convert a single file.
+
+    --set takes guidance.single_file_config, for a single file that does not say what it is.
+    """
     from dreamfusion.commands.models import download_model
 
-    download_model(name, half_precision=not full_precision)
+    download_model(name, tuple(overrides or ()), half_precision=not full_precision)
 
 
 @models_app.command("verify")
-def models_verify(name: Model) -> None:
-    """Check that NAME's files are whole and that it can guide a scene."""
+def models_verify(name: Model, overrides: GuidanceOverrides = None) -> None:
+    """Check that NAME's files are whole and that it can guide a scene.
+
+    --set takes guidance.single_file_config, for a single file that does not say what it is.
+    """
     from dreamfusion.commands.models import verify_model
 
-    if not verify_model(name):
+    if not verify_model(name, tuple(overrides or ())):
         raise typer.Exit(1)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from dreamfusion.commands.own_files import changed_guidance
 from dreamfusion.commands.tables import print_table
-from dreamfusion.errors import ModelNotFoundError, ModelUnsupportedError
+from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import ConfigError, ModelNotFoundError, ModelUnsupportedError
 from dreamfusion.progress import busy, check_printed, event, notice, result
 
 
@@ -49,15 +52,18 @@ def _state(name: str) -> str:
         return "broken"
 
 
-def download_model(name: str, half_precision: bool) -> None:
+def download_model(name: str, overrides: Sequence[str], half_precision: bool) -> None:
     """Fetch the model, and say where it lies.
 
+    Args:
+        overrides: `--set` texts, of which `guidance.single_file_config` alone is taken.
+
     Raises:
-        ModelNotFoundError, ModelUnsupportedError.
+        ConfigError, ModelNotFoundError, ModelUnsupportedError.
     """
     from dreamfusion.guidance.models import fetch_model, find_model
 
-    model = find_model(name)
+    model = find_model(name, single_file_config=_settings(name, overrides, "models download"))
     # A single file may be here in another precision.
     if model.directory is not None and model.single_file is None:
         notice(f"{name} is here already")
@@ -68,20 +74,40 @@ def download_model(name: str, half_precision: bool) -> None:
     result(str(directory), event="model", name=name, path=directory)
 
 
-def verify_model(name: str) -> bool:
+def _settings(name: str, overrides: Sequence[str], command: str) -> str | None:
+    """Whose settings a single file is read with; ConfigError for any other key, and where the model is no single file."""
+    settings = changed_guidance(
+        ExperimentConfig(), overrides, {"guidance.model": name}, ("single_file_config",), command
+    ).single_file_config
+    if settings is not None:
+        from dreamfusion.guidance.models import find_model
+
+        if find_model(name, single_file_config=settings).single_file is None:
+            raise ConfigError(
+                f"--set guidance.single_file_config: {name} is no single file", hint="leave it out"
+            )
+    return settings
+
+
+def verify_model(name: str, overrides: Sequence[str]) -> bool:
     """Read and check the model's files; False when one of them is not what it should be.
 
+    Args:
+        overrides: as `download_model` takes them.
+
     Raises:
-        ModelNotFoundError, ModelUnsupportedError.
+        ConfigError, ModelNotFoundError, ModelUnsupportedError.
     """
     from dreamfusion.guidance.models import find_model
     from dreamfusion.guidance.models import verify_model as faults_of
 
+    settings = _settings(name, overrides, "models verify")
     with busy(f"reading {name}"):
-        faults = faults_of(name)
+        faults = faults_of(name, settings)
     for fault in faults:
         result(f"{name}: {fault}", event="fault", name=name, text=fault)
     if not faults:
-        result(f"{name} is whole: {find_model(name).directory}", event="whole", name=name)
+        directory = find_model(name, single_file_config=settings).directory
+        result(f"{name} is whole: {directory}", event="whole", name=name)
     check_printed()
     return not faults

@@ -149,15 +149,17 @@ def fetch_model(model: ResolvedModel, half_precision: bool = False) -> Path:
     raise _not_found(model.name, tried, asked=True)
 
 
-def verify_model(name: str) -> list[str]:
+def verify_model(name: str, single_file_config: str | None = None) -> list[str]:
     """What is wrong with the files of a model that is on this machine, one line each; empty when nothing is.
+
+    `single_file_config` is as in `find_model`.
 
     Beside what `find_model` looks at, every file is read: see `verification`. A single file is read as training reads it,
     and its conversion kept; with the embedded model its CLIPs are checked.
 
     Raises ModelNotFoundError when it is not here, ModelUnsupportedError when it cannot be distilled.
     """
-    model = find_model(name)
+    model = find_model(name, single_file_config=single_file_config)
     if model.directory is None and model.single_file is None:
         raise _not_found(name, list(model.tried))
     from dreamfusion.guidance.loading import contents_faults

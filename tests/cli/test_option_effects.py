@@ -29,7 +29,7 @@ import torch
 import trimesh
 import typer
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dreamfusion.cli import app
 from dreamfusion.config_files import load_config, parse_yaml
@@ -978,6 +978,24 @@ def _(at: Bench) -> None:
     assert answer.code != 0 and "unet" in answer.out + answer.err
 
 
+@shows("models verify --set", "models download --set")
+def _(at: Bench) -> None:
+    first, text = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.x.attn2.to_k.weight"
+    save_file({first: torch.zeros(8, 4, 3, 3), text: torch.zeros(4, 1024)}, "ambiguous.safetensors")
+    for command in ("verify", "download"):
+        told = at.refused("models", command, "ambiguous.safetensors")
+        option = re.findall(r"--set guidance.single_file_config=sd-2.1-\w+", told)[-1].split()
+        # The hint can be typed as it stands, and is followed: what is wrong now is that file's contents.
+        told = at.refused(
+            "models", command, "ambiguous.safetensors", option[0], f"{option[1].partition('=')[0]}={at.model}"
+        )
+        assert "does not say which" not in told and str(at.model) in told
+        assert "is no single file" in at.refused("models", command, at.model, *option)
+        assert f"models {command} does not use it" in at.refused(
+            "models", command, at.model, "--set", "guidance.dtype=float32"
+        )
+
+
 @shows("models download --full-precision")
 def _(at: Bench) -> None:
     from dreamfusion.guidance import models
@@ -990,7 +1008,7 @@ def _(at: Bench) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "fetch_model", fetch)
-        patch.setattr(models, "find_model", lambda name: models.ResolvedModel(name, None))
+        patch.setattr(models, "find_model", lambda name, **options: models.ResolvedModel(name, None))
         for words in ([], ["--full-precision"]):
             at.run("models", "download", "sd-1.5", *words)
     assert asked == [True, False]
