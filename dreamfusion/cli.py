@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dreamfusion import __version__
-from dreamfusion.errors import DreamfusionError, echoed, of_the_machine
+from dreamfusion.errors import ConfigError, DreamfusionError, echoed, of_the_machine
 from dreamfusion.interrupts import EXIT_INTERRUPTED
 
 _UsageError: Any = typer.BadParameter.__bases__[0]  # which typer does not name
@@ -41,6 +41,37 @@ class _Commands(TyperGroup):
             raise typer.Exit(told.exit_code) from error
 
 
+# What may be empty: no negative prompt; and an empty prompt has an error of its own.
+_TEXTS = ("prompt", "negative_prompt")
+
+
+class _Command(TyperCommand):
+    """Refuses empty words, which a shell makes of a variable that is not set, and finds `~` in the names of files.
+
+    `Path("")` is the current folder: a command would read or fill that.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        written, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            words = written.get(str(parameter.name))
+            if parameter.name not in _TEXTS and "" in (words if isinstance(words, list | tuple) else [words]):
+                name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name
+                raise ConfigError(str(name), expected="a value", got="an empty word")
+        rest = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            if isinstance(value, Path):
+                ctx.params[name] = value.expanduser()
+        return rest
+
+
+class _App(typer.Typer):
+    """As typer's, of commands of the class above."""
+
+    def command(self, *args: Any, **options: Any) -> Any:
+        return super().command(*args, cls=_Command, **options)
+
+
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
@@ -48,14 +79,14 @@ _SETTINGS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
 }
-app = typer.Typer(
+app = _App(
     cls=_Commands,
     help="A prompt becomes a mesh and a video. Start with: dreamfusion train 'a peacock on a surfboard'",
     **_SETTINGS,
 )
-config_app = typer.Typer(help="Look at the presets and at what a run would be set to.", **_SETTINGS)
+config_app = _App(help="Look at the presets and at what a run would be set to.", **_SETTINGS)
 app.add_typer(config_app, name="config")
-models_app = typer.Typer(help="The diffusion models that can guide a scene.", **_SETTINGS)
+models_app = _App(help="The diffusion models that can guide a scene.", **_SETTINGS)
 app.add_typer(models_app, name="models")
 
 

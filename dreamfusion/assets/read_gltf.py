@@ -331,8 +331,8 @@ class _Reader:
     def _faces(self, primitive: dict[str, Any], count: int) -> Int[np.ndarray, "f 3"]:
         if "indices" in primitive:
             order = self.buffers.accessor(primitive["indices"], as_float=False).astype(np.int64)
-            if len(order) and order.max() >= count:
-                raise MeshError(f"{self.path} has a face with vertex {order.max()} of {count}")
+            if len(order) and not 0 <= order.min() <= order.max() < count:
+                raise MeshError(f"{self.path} has a face with a vertex that is not one of {count}")
         else:
             order = np.arange(count)
         mode = primitive.get("mode", _TRIANGLES)
@@ -385,6 +385,10 @@ class _Reader:
         if info is not None:
             image, texture = self._texture(info)
         self._check_opacity(material, index, factor, image)
+        if "emissiveTexture" in material or any(material.get("emissiveFactor", ())):
+            self.report(
+                f"{self.path}: material {shown(_name(material, index))} glows, and its light is left out"
+            )
         paint = Paint((factor[0], factor[1], factor[2]), texture)
         return paint, None if info is None or texture is None else _Coordinates.of(info)
 
@@ -424,10 +428,13 @@ class _Reader:
         least = 1.0 if image is None else float(image[..., 3].min()) / 255
         limit = material.get("alphaCutoff", 0.5) if mode == "MASK" else 1.0
         if mode != "OPAQUE" and least * (factor[3] if len(factor) > 3 else 1.0) < limit:
-            name = material.get("name", f"number {index}")
             self.report(
-                f"{self.path}: material {shown(name)} is transparent in places, and is read as opaque"
+                f"{self.path}: material {shown(_name(material, index))} is transparent in places, and is read as opaque"
             )
+
+
+def _name(material: dict[str, Any], index: int | None) -> Any:
+    return material.get("name", f"number {index}")
 
 
 @dataclass(frozen=True)

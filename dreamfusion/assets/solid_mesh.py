@@ -45,7 +45,9 @@ class SolidMesh:
         self.occupancy, self.doubtful = found.cells, found.doubtful
         if not self.occupancy.any():
             raise MeshError(
-                "the mesh has no inside", expected="a closed surface", got=f"{len(mesh.faces)} faces"
+                "the mesh has no inside",
+                expected=f"a closed surface around more than a cell of 1/{resolution} of the scene's diameter",
+                got=f"{len(mesh.faces)} faces",
             )
         near = surface_cells(self.occupancy)
         colours = self._nearest_colours(mesh, triangles, near, np.random.default_rng(seed))

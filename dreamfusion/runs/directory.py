@@ -148,6 +148,19 @@ class RunDirectory:
                 f"{folder} cannot be written", got=f"a link out of {self.path}", hint="remove the link"
             )
 
+    def check_documents(self) -> None:
+        """See that what makes a folder a run, and is not written while it trains, is still there.
+
+        Raises:
+            OutputError: the configuration or the manifest was deleted or renamed.
+        """
+        for path in (self.config_path, self.manifest_path):
+            if not documents.is_file(path):
+                raise OutputError(
+                    f"{path} was deleted or renamed while it was in use",
+                    hint="without it no command knows the run: put it back",
+                )
+
     def note_steps(self, steps: int) -> None:
         """Change `training.steps` in the run's configuration, if it is another number; schedules stay as they are."""
         config = self.config()

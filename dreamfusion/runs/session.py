@@ -223,6 +223,7 @@ class _Session:
         metrics.sync()
         checkpoint.save(path, *trainer.state_dict())
         checkpoint.prune(self.run.checkpoints, self.config.training.keep_checkpoints)
+        self.run.check_documents()
         self.run.write_state("running", trainer.step)
         _log.info("checkpoint %s", path.name)
         self.observer.on_checkpoint(path)

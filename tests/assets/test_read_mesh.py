@@ -439,6 +439,29 @@ def test_transparency_is_reported(tmp_path: Path, mode: str, opacity: float, rep
     assert [text for text in told if "'glass' is transparent" in text] == told and bool(told) == reported
 
 
+def test_light_that_a_material_gives_is_reported(tmp_path: Path) -> None:
+    """A black material that glows red looks red in every viewer, and comes in black."""
+    for more, reported in (
+        ({}, False),
+        ({"emissiveFactor": [0, 0, 0]}, False),
+        ({"emissiveFactor": [1, 0, 0]}, True),
+        ({"emissiveTexture": {"index": 0}}, True),
+    ):
+        file, told = Gltf(), list[str]()
+        file.square(material([0, 0, 0], name="lamp", **more))
+        read_mesh(file.write(tmp_path / "lamp.glb"), told.append)
+        assert [text for text in told if "'lamp' glows" in text] == told and bool(told) == reported
+
+
+def test_an_index_below_0_is_not_the_last_vertex(tmp_path: Path) -> None:
+    file = Gltf()
+    file.square()
+    primitive = file.tree["meshes"][0]["primitives"][0]
+    primitive["indices"] = file.accessor(np.array([0, 1, -1], "i1"))
+    with pytest.raises(MeshError, match="not one of 4"):
+        read_mesh(file.write(tmp_path / "signed.glb"))
+
+
 DAMAGE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a negative material": lambda tree: tree["meshes"][0]["primitives"][0].update(material=-1),
     "no such mesh": lambda tree: tree["nodes"][0].update(mesh=7),

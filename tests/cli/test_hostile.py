@@ -87,6 +87,45 @@ def test_names_that_no_file_has(dreamfusion: Call, fresh_run: RunDirectory, word
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "a duck", "--config", "miniature", "--output", ""], "--output"),
+        (["train", "a duck", "--config", "miniature", "--output="], "--output"),
+        (["train", "a duck", "--config", "miniature", "--name", ""], "--name"),
+        (["train", "a duck", "--model", ""], "--model"),
+        (["train", "a duck", "--lora", ""], "--lora"),
+        (["fit", ""], "dataset"),
+        (["resume", ""], "run"),
+        (["eval", "1", ""], "references"),
+        (["runs", "--runs", ""], "--output"),
+        (["export", "1", "--output", ""], "--output"),
+        (["models", "verify", ""], "name"),
+        (["config", "show", ""], "name"),
+    ],
+)  # fmt: skip
+def test_an_empty_word_is_no_folder(
+    dreamfusion: Call, fresh_run: RunDirectory, words: list[str], named: str
+) -> None:
+    """`--output "$unset"`: Python takes "" for the current folder, which would be read or filled."""
+    before = sorted(Path().rglob("*"))
+    answer = dreamfusion(*words)
+    assert (answer.code, answer.err) == (11, f"error: {named}: expected a value, got an empty word\n")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_homes_in_the_names_of_outputs(dreamfusion: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell expands `~` at the beginning of a word only, and not in `--output=~/runs`."""
+    home = Path("home").resolve()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    (home / "runs" / "0001-a-duck").mkdir(parents=True)
+    assert "0001-a-duck" in dreamfusion("runs", "--output=~/runs").out
+    answer = dreamfusion("train", "a duck", "--config", "miniature", "--output=~nosuchuser/runs")
+    assert answer.code == 11 and "a user who is not known" in answer.err
+    assert sorted(Path().iterdir()) == [Path("home")]
+
+
 def test_a_usage_errors_echo_is_cut(dreamfusion: Call) -> None:
     for words in (["x" * 10_000], ["runs", "--" + "x" * 10_000], ["render", "--what", "\x1b" * 10_000]):
         answer = dreamfusion(*words)

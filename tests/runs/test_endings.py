@@ -51,6 +51,8 @@ GONE: dict[str, Callable[[RunDirectory], object]] = {
     "metrics renamed": lambda run: run.metrics_path.rename(run.path / "old.jsonl"),
     "checkpoints deleted": lambda run: shutil.rmtree(run.checkpoints),
     "previews deleted": lambda run: shutil.rmtree(run.previews),
+    "config deleted": lambda run: run.config_path.unlink(),
+    "manifest renamed": lambda run: run.manifest_path.rename(run.path / "old.json"),
 }
 
 
@@ -70,7 +72,10 @@ def test_a_run_whose_folder_goes_ends_with_an_error_and_nothing_is_made_in_its_p
 ) -> None:
     run = directory.create(tmp_path, make_config())
     part = how.partition(" ")[0]
-    named = {"metrics": run.metrics_path, "checkpoints": run.checkpoints, "previews": run.previews}
+    named = {
+        "metrics": run.metrics_path, "checkpoints": run.checkpoints, "previews": run.previews,
+        "config": run.config_path, "manifest": run.manifest_path,
+    }  # fmt: skip
     below = r"\S*" if part in named else ""
     told = (
         rf"^{re.escape(str(named.get(part, run.path)))}{below} .*(was deleted or renamed|must not be deleted)"
@@ -85,7 +90,7 @@ def test_a_run_whose_folder_goes_ends_with_an_error_and_nothing_is_made_in_its_p
         case "replaced":
             assert list(run.path.iterdir()) == []
         case _:
-            assert run.info().status == "failed"
+            assert run.noted_status() == "failed"
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "previews"])
