@@ -478,9 +478,12 @@ def _(at: Bench) -> None:
 @shows("fit --downscale", "fit --truth")
 def _(at: Bench) -> None:
     from dreamfusion.assets import mesh
+    from dreamfusion.evaluation import geometry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mesh, "extract_mesh", functools.partial(mesh.extract_mesh, resolution=24))
+        patch.setattr(geometry, "SIDE", 48)
+        patch.setattr(geometry, "SAMPLES", 10_000)
         run = at.fit("--downscale", 2, "--truth", at.dataset / "truth.ply")
     # A photograph, its render and their difference side by side, of 12 pixels each.
     with Image.open(run.path / "held_out" / "000.png") as sheet:
