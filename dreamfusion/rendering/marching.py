@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.profiler import record_function
@@ -52,9 +53,9 @@ class PackedSamples:
         self, rays_o: Float[Tensor, "rays 3"], rays_d: Float[Tensor, "rays 3"]
     ) -> Float[Tensor, "n 3"]:
         """The middles of the intervals, world frame."""
-        # index_select is several times faster than indexing with brackets on a CPU.
-        origins = rays_o.index_select(0, self.ray_indices)
-        return torch.addcmul(origins, self.t_mids[:, None], rays_d.index_select(0, self.ray_indices))
+        # For short rows on a CPU an embedding takes half the time of index_select, and a quarter of brackets.
+        origins, directions = (F.embedding(self.ray_indices, rays) for rays in (rays_o, rays_d))
+        return torch.addcmul(origins, self.t_mids[:, None], directions)
 
     def select(self, keep: Bool[Tensor, " n"]) -> PackedSamples:
         """The samples at which `keep` is true; if there is none, the first one with its length set to 0."""
@@ -112,7 +113,9 @@ def march(
         )
         slots = samples_per_ray if generator is None else samples_per_ray + 1
         edges = torch.arange(slots + 1, device=rays_o.device, dtype=rays_o.dtype) * step
-        t_edges = (first[:, None] + edges).clamp_(min=t_near[:, None]).clamp_(max=t_far[:, None])
+        t_edges = (first[:, None] + edges).clamp_(max=t_far[:, None])
+        if generator is not None:
+            t_edges.clamp_(min=t_near[:, None])
         t_starts, t_ends = t_edges[:, :-1], t_edges[:, 1:]
         keep = t_starts < t_ends
         if taken is None:

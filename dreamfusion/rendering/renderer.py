@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -107,7 +106,7 @@ class Renderer(nn.Module):
         self.occupancy = OccupancyGrid(config.occupancy, scene.radius, step_size)
         self._kept: tuple[object, SampleShares] | None = None
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Renderer:
         """False (`eval()`) says that the scene is finished: what images need of it is found once and kept."""
         self._kept = None
         self.scene.train(mode)

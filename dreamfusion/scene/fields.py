@@ -11,7 +11,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self, assert_never
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -277,7 +277,7 @@ class GridsField(Field):
         self.output = make_linear(config.hidden_width, 3, generator) if config.hidden_layers else None
         self._merged: dict[str, tuple[object, Tensor]] = {}
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> GridsField:
         """False (`eval()`) says that the grids are finished: their sums are kept."""
         self._merged.clear()
         return super().train(mode)

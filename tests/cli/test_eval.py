@@ -49,13 +49,22 @@ def trained(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge looks at smaller pictures."""
+    _look_at_small_pictures(monkeypatch)
+
+
+def _look_at_small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         text_scores, "renders", lambda renderer, distance, fovy_deg: renders(renderer, distance, fovy_deg, 16)
     )
 
 
 def test_a_batch_is_made_once_and_judged(
-    dreamfusion: Call, husk: Path, small: list[str], trained: list[str], tmp_path: Path
+    dreamfusion: Call,
+    husk: Path,
+    small: list[str],
+    trained: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "prompts.txt").write_text("# animals\na red duck\n\na  blue cow\na red duck\n")
     (tmp_path / "more.txt").write_text("a green house\na blue cow\n")
@@ -75,6 +84,7 @@ def test_a_batch_is_made_once_and_judged(
     assert rows[0]["rank_geometry"] and float(rows[0]["consistency"]) > 0.5
     with Image.open("outputs/scores.png") as sheet:
         assert sheet.size == (8 * 132 + 4, 4 * 132 + 4)
+    _look_at_small_pictures(monkeypatch)
     dreamfusion(*words)
     assert trained == ["a red duck", "a blue cow"]
     runs = directory.listing(Path("outputs"))

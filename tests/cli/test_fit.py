@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -16,8 +17,10 @@ import pytest
 import trimesh
 from PIL import Image
 
+from dreamfusion.assets import mesh
 from dreamfusion.commands import fit as fit_command
 from dreamfusion.config_files import load_config
+from dreamfusion.evaluation import geometry
 
 Call = Callable[..., Any]
 FAST = [
@@ -121,7 +124,12 @@ def test_what_makes_no_data_set_is_told(
     assert not (tmp_path / "set").exists()
 
 
-def test_fit_measures_and_leaves_a_run_like_every_other(dreamfusion: Call, made: Path) -> None:
+def test_fit_measures_and_leaves_a_run_like_every_other(
+    dreamfusion: Call, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "extract_mesh", functools.partial(mesh.extract_mesh, resolution=32))
+    monkeypatch.setattr(geometry, "SIDE", 48)
+    monkeypatch.setattr(geometry, "SAMPLES", 10_000)
     answer = dreamfusion("fit", made, "--steps", 40, "--truth", made / "truth.ply", *fast())
     assert answer.code == 0, answer.err
     (told,) = [line for line in answer.events if line["event"] == "evaluation"]

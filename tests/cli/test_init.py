@@ -16,6 +16,7 @@ from dreamfusion.config_files import load_config
 from dreamfusion.errors import CheckpointMissingError, MeshError, RunNotFoundError
 from dreamfusion.runs import checkpoint, directory
 from dreamfusion.runs.directory import RunDirectory
+from dreamfusion.training import initialise
 from dreamfusion.training.trainer import Trainer
 
 
@@ -25,6 +26,12 @@ def trainer(*overrides: str) -> Trainer:
 
     small = ("scene.field.resolutions=[8,16]", "rendering.samples_per_ray=24")
     return Trainer(load_config("miniature", (*small, *overrides), {"prompt": "a duck"}), guidance=no_guidance)
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small field learns from fewer points a step."""
+    monkeypatch.setattr(initialise, "POINTS", 2048)
 
 
 @pytest.fixture

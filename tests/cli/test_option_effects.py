@@ -17,7 +17,8 @@ import re
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -365,9 +366,10 @@ def _(at: Bench) -> None:
 @shows("train --vram")
 def _(at: Bench) -> None:
     words = ["train", "a duck", "--config", "miniature", "--model", at.model, "--dry-run"]
-    assert "of 64.0" in at.run(*words, "--vram", 64).err
-    free = parse_yaml(at.run(*words, "--vram", 64).out, "plan")
-    needed = float(at.run(*words, "--vram", 64).out.split("# memory expected: ")[1].split()[0])
+    ample = at.run(*words, "--vram", 64)
+    assert "of 64.0" in ample.err
+    free = parse_yaml(ample.out, "plan")
+    needed = float(ample.out.split("# memory expected: ")[1].split()[0])
     tight = at.call(*words, "--vram", needed / 2)
     assert tight.code != 0 or parse_yaml(tight.out, "plan")["rendering"] != free["rendering"]
     assert "memory" in tight.err and at.call(*words, "--vram", 1e-4).code != 0
@@ -383,13 +385,24 @@ def _(at: Bench) -> None:
     assert len({values.numpy().tobytes() for values in learnt}) == 3
 
 
+@contextmanager
+def few_points() -> Iterator[None]:
+    """A small field learns an object from fewer points a step."""
+    from dreamfusion.training import initialise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(initialise, "POINTS", 2048)
+        yield
+
+
 @shows("train --init-up")
 def _(at: Bench) -> None:
     # A post along the file's Z, which is up in the scene only where that was said.
     trimesh.creation.box((0.2, 0.2, 1.2)).export("post.ply")
     extents = {}
     for axis, words in (("y", []), ("z", ["--init-up", "z"]), ("x", ["--init-up", "x"])):
-        run = at.train("--init", "post.ply", *words)
+        with few_points():
+            run = at.train("--init", "post.ply", *words)
         words = ["--resolution", 24, "--threshold", 10, "--texture", "vertex", "--format", "ply"]
         extents[axis] = loaded(
             at.event("export", run.path, *words, "--output", f"{axis}.ply")["path"]
@@ -401,7 +414,8 @@ def _(at: Bench) -> None:
 def _(at: Bench) -> None:
     ball = trimesh.creation.icosphere(2, radius=0.3).apply_translation([0.4, 0, 0])
     ball.export("ball.ply")
-    run = at.train("--init", "ball.ply")
+    with few_points():
+        run = at.train("--init", "ball.ply")
     at.run(
         "render",
         run.path,
@@ -478,9 +492,12 @@ def _(at: Bench) -> None:
 @shows("fit --downscale", "fit --truth")
 def _(at: Bench) -> None:
     from dreamfusion.assets import mesh
+    from dreamfusion.evaluation import geometry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mesh, "extract_mesh", functools.partial(mesh.extract_mesh, resolution=24))
+        patch.setattr(geometry, "SIDE", 48)
+        patch.setattr(geometry, "SAMPLES", 10_000)
         run = at.fit("--downscale", 2, "--truth", at.dataset / "truth.ply")
     # A photograph, its render and their difference side by side, of 12 pixels each.
     with Image.open(run.path / "held_out" / "000.png") as sheet:

@@ -14,6 +14,13 @@ from dreamfusion.evaluation import geometry
 from dreamfusion.evaluation.geometry import surface_agreement
 
 
+@pytest.fixture
+def medium(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "SIDE", 80)
+    monkeypatch.setattr(geometry, "SAMPLES", 25_000)
+
+
+@pytest.mark.usefixtures("medium")
 def test_concentric_spheres_are_their_radii_apart() -> None:
     small, large = (trimesh.creation.icosphere(4, radius=radius) for radius in (0.9, 1.0))
     agreement = surface_agreement(small, large)
@@ -22,6 +29,7 @@ def test_concentric_spheres_are_their_radii_apart() -> None:
     assert agreement.normal_consistency > 0.99
 
 
+@pytest.mark.usefixtures("medium")
 def test_what_is_missing_and_what_is_too_much_are_told_apart() -> None:
     ball = trimesh.creation.icosphere(3, radius=0.5)
     far = trimesh.creation.icosphere(3, radius=0.5).apply_translation([5.0, 0, 0])
@@ -34,6 +42,7 @@ def test_what_is_missing_and_what_is_too_much_are_told_apart() -> None:
     assert extra.chamfer == pytest.approx((extra.accuracy + extra.completeness) / 2)
 
 
+@pytest.mark.usefixtures("medium")
 def test_a_box_turned_by_a_right_angle_is_itself_and_by_half_of_one_is_not() -> None:
     box = trimesh.creation.box((1, 1, 1))
     turn = trimesh.transformations.rotation_matrix
@@ -43,6 +52,7 @@ def test_a_box_turned_by_a_right_angle_is_itself_and_by_half_of_one_is_not() -> 
     assert other.chamfer > 3 * same.chamfer and other.normal_consistency < 0.9
 
 
+@pytest.mark.usefixtures("medium")
 def test_what_lies_inside_and_cannot_be_seen_does_not_count() -> None:
     ball, core = trimesh.creation.icosphere(3, radius=1.0), trimesh.creation.icosphere(3, radius=0.5)
     hollow = surface_agreement(trimesh.util.concatenate([ball, core]), ball)

@@ -16,6 +16,7 @@ from dreamfusion.config import (
     SceneConfig,
 )
 from dreamfusion.errors import ConfigError
+from dreamfusion.rendering.marching import march
 from dreamfusion.rendering.renderer import Renderer
 from dreamfusion.rendering.shading import ShadingSample
 from dreamfusion.scene.scene import make_scene
@@ -485,3 +486,62 @@ def test_update_occupancy_follows_the_schedule(make_renderer, shapes):
     done = [step for step in range(41) if renderer.update_occupancy(step, _generator())]
     assert done == [0, 8, 16, 24, 32, 40]
     assert renderer.occupancy.occupied_share < 0.3
+
+
+# ------------------------------------------------------------------------------------------- finished scenes
+
+
+@pytest.mark.parametrize("sigma", [0.3, 6.0, 1e3])
+@pytest.mark.parametrize("shape", [_beside_a_core, _smoke])
+def test_an_image_of_a_finished_scene_equals_the_training_render_from_fewer_samples(
+    make_renderer, shape, sigma
+):
+    renderer = _warm(make_renderer(shape(sigma), samples_per_ray=512, occupancy={"resolution": 8}))
+    cameras = orbit_cameras(30.0, 20.0, 2.2, 50.0, 12)
+    trained = renderer._shares_for_images(cameras)
+    finished = renderer.eval()._shares_for_images(cameras)
+    assert trained is not None and finished is not None
+    assert (trained.resolution, finished.resolution) == (8, 16)
+    rays = [part.reshape(-1, 3) for part in cameras.rays()]
+    few, many = (len(march(*rays, 1.0, 512, taken)) for taken in (finished, trained))
+    assert few < 0.99 * many
+    with torch.no_grad():
+        rendered, image = renderer.render(cameras), renderer.render_image(cameras)
+    for name in ("rgb", "opacity"):
+        assert (getattr(rendered, name) - getattr(image, name)).abs().max() < 2e-3, name
+
+
+def test_a_finished_scene_is_asked_about_once_for_all_frames(make_renderer, shapes):
+    renderer = make_renderer(shapes.ball(0.4), samples_per_ray=512, occupancy={"resolution": 8}).eval()
+    cameras = orbit_cameras(30.0, 20.0, 2.2, 50.0, 12)
+    kept = renderer._shares_for_images(cameras)
+    assert kept is renderer._shares_for_images(cameras)
+    with torch.no_grad():
+        renderer.scene.field.scale.mul_(2.0)
+    after = renderer._shares_for_images(cameras)
+    assert kept is not after
+    assert after is not renderer.train()._shares_for_images(cameras)
+    assert renderer.scene.training and not renderer.eval().scene.training
+
+
+def test_images_of_a_finished_scene_follow_every_change_of_its_field():
+    field = GridsFieldConfig(resolutions=(8, 16), blob_density=5.0)
+    scene = make_scene(SceneConfig(field=field), _generator())
+    other = make_scene(SceneConfig(field=field), _generator(1))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=_generator()), alpha=0.3)
+    config = RenderingConfig.model_validate({"occupancy": {"resolution": 8}})
+    cameras = orbit_cameras(30.0, 20.0, 2.2, 50.0, 48)
+    expected = Renderer(other, config).eval().render_image(cameras).rgb
+    renderer = Renderer(scene, config).eval()
+    assert (renderer.render_image(cameras).rgb - expected).abs().max() > 0.1
+    scene.load_state_dict(other.state_dict())
+    assert torch.equal(renderer.render_image(cameras).rgb, expected)
+    # A fused optimiser writes unseen, and training begins with `train()`.
+    optimizer = torch.optim.Adam(renderer.train().scene.parameters(), lr=0.3, fused=True)
+    renderer.render(cameras).rgb.sum().backward()
+    optimizer.step()
+    trained = renderer.eval().render_image(cameras).rgb
+    assert (trained - expected).abs().max() > 0.1
+    assert torch.equal(trained, Renderer(scene, config).eval().render_image(cameras).rgb)
