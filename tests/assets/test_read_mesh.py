@@ -441,12 +441,13 @@ def test_transparency_is_reported(tmp_path: Path, mode: str, opacity: float, rep
 
 def test_light_that_a_material_gives_is_reported(tmp_path: Path) -> None:
     """A black material that glows red looks red in every viewer, and comes in black."""
-    for more, reported in (
+    table: list[tuple[dict[str, Any], bool]] = [
         ({}, False),
         ({"emissiveFactor": [0, 0, 0]}, False),
         ({"emissiveFactor": [1, 0, 0]}, True),
         ({"emissiveTexture": {"index": 0}}, True),
-    ):
+    ]
+    for more, reported in table:
         file, told = Gltf(), list[str]()
         file.square(material([0, 0, 0], name="lamp", **more))
         read_mesh(file.write(tmp_path / "lamp.glb"), told.append)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cases import judge
 from stage import Stage
-from surfaces import CHEAP, WITH_A_MODEL, WITH_A_RUN
+from surfaces import CHEAP, IN_PROCESSES, WITH_A_MODEL, WITH_A_RUN
 
 
 def main() -> int:
@@ -39,7 +39,9 @@ def main() -> int:
 
 def fuzz(stage: Stage, count: int, seed: int, only: str = "") -> int:
     """Try `count` inputs and print what came of them; the exit code."""
-    surfaces = [surface for surface in (*CHEAP, *WITH_A_RUN, *WITH_A_MODEL) if only in surface.__name__]
+    surfaces = [
+        surface for surface in (*CHEAP, *WITH_A_RUN, *WITH_A_MODEL, *IN_PROCESSES) if only in surface.__name__
+    ]
     counts: collections.Counter[str] = collections.Counter()
     kinds: collections.Counter[str] = collections.Counter()
     slowest = (0.0, "")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cases import Case
+from cases import EXIT_CODES, USAGE, Case
 from stage import SMALL, Stage
 from texts import BAD_JSON, BAD_NAMES, BAD_NUMBERS, BAD_VALUES, BAD_YAML, broken, with_odd_value
 
@@ -146,7 +150,9 @@ def name_option(stage: Stage, draw: random.Random) -> Case:
     words = [command, *_subject(command, stage), f"{option}={value}"]
     # A folder without runs is listed as such, and `config show` is not among these.
     must = "survive" if command in ("runs", "eval") else "refuse"
-    return Case("name option", f"{command} {option} {value[:12]!r}", words, must)
+    # An empty word is the current folder: to be refused for itself, whatever else is absent.
+    codes = None if value else {11}
+    return Case("name option", f"{command} {option} {value[:12]!r}", words, must, codes=codes)
 
 
 def argument(stage: Stage, draw: random.Random) -> Case:
@@ -605,6 +611,81 @@ def model_document(stage: Stage, draw: random.Random) -> Case:
     return Case("model", f"{path.relative_to(folder)}: {name}", ["models", "verify", str(folder)], must)
 
 
+# ------------------------------------------------------------------------------------------ their own processes
+
+REDIRECTIONS = (
+    ">/dev/full",
+    "2>/dev/full",
+    ">/dev/full 2>&1",
+    ">&-",
+    "2>&-",
+    "<&- >&- 2>&-",
+    "</dev/null | head -c 1",
+)
+LIMITS = (
+    "true",
+    "ulimit -f 8",
+    "ulimit -n 24",
+    "cd / && export TMPDIR=/dev/full",
+    "unset HOME PATH LANG",
+    "umask 777",
+)
+
+
+def in_a_shell(stage: Stage, draw: random.Random) -> Case:
+    """A command whose output, or whose system, fails: it may fail too, in one line at most."""
+    folder, _ = stage.runs()
+    words = draw.choice((
+        ["runs", "--output", str(folder)],
+        ["config", "show", "fit"],
+        ["export", str(folder / "0002-a-good-run"), *READERS["export"], "--output", str(folder / "out.glb")],
+        ["render", str(folder / "0002-a-good-run"), *READERS["render"], "--output", str(folder / "out.png")],
+    ))  # fmt: skip
+    redirection, limit = draw.choice(REDIRECTIONS), draw.choice(LIMITS)
+    command = f"{limit}; exec {shlex.join([sys.executable, '-m', 'dreamfusion', *words])} {redirection}"
+
+    def call() -> str:
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        if done.returncode not in EXIT_CODES | {0, USAGE} and not redirection.endswith("head -c 1"):
+            raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-500:]}")
+        if "Traceback" in done.stderr or "Exception ignored" in done.stderr:
+            raise RuntimeError(done.stderr[-500:])
+        return done.stderr
+
+    return Case("in a shell", f"{words[0]}: {limit}; {redirection}", must="accept", call=call)
+
+
+def killed(stage: Stage, draw: random.Random) -> Case:
+    """Training that is killed at any moment: the next commands find a run or none, resume it, and leave nothing behind."""
+    folder, wait = stage.fresh("-killed"), draw.uniform(0.5, 4.0)
+    words = ["train", "a duck", "--config", "miniature", "--device", "cpu", "--output", str(folder), "--set",
+             "training.steps=2000", "--set", "training.checkpoint_every=1", "--set", "training.preview_every=1",
+             *(word for text in SMALL[:-1] for word in ("--set", text))]  # fmt: skip
+    number = draw.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+    def call() -> str:
+        from dreamfusion.commands.finished import find_run
+        from dreamfusion.runs import checkpoint, directory
+
+        child = subprocess.Popen([sys.executable, "-m", "dreamfusion", *words], stdout=-3, stderr=-3)
+        try:
+            child.wait(wait)
+        except subprocess.TimeoutExpired:
+            child.send_signal(number)
+            child.wait()
+        for run in directory.listing(folder):
+            if run.status not in ("created", "killed", "stopped"):
+                raise RuntimeError(f"a killed run is {run.status}")
+            found = find_run(str(run.run.path), folder)
+            for path in checkpoint.listing(found.checkpoints):
+                checkpoint.load(path)
+            if left := [path.name for path in found.path.rglob(".*") if path.name != ".lock"]:
+                raise RuntimeError(f"left behind: {left}")
+        return ""
+
+    return Case("killed", f"{number.name} after {wait:.2f} s", must="accept", call=call)
+
+
 CHEAP: tuple[Surface, ...] = (
     config_file, damaged_config_file, odd_config_value, set_text, valid_set_text, number_option, name_option, argument,
     prompt, odd_name, run_prompt, request,
@@ -615,3 +696,5 @@ WITH_A_RUN: tuple[Surface, ...] = (
 WITH_A_MODEL: tuple[Surface, ...] = (
     dataset_document, dataset_image, mesh, image_argument, personal_file, model_document,
 )  # fmt: skip
+# Seconds each, so that the quick part leaves them out.
+IN_PROCESSES: tuple[Surface, ...] = (in_a_shell, killed)

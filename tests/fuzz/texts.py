@@ -83,7 +83,7 @@ BAD_NUMBERS = (
 )
 BAD_NAMES = (
     "x" * 300, "\udcff", "a\x1b[2Jb", "~nosuchuser/x", "..", "/", "/dev/null/x", "/proc/self/mem", "x/" * 3_000,
-    "-", "a\nb", "C:\\x", "{{data}}", "$(id)", "é" * 200,
+    "-", "a\nb", "C:\\x", "{{data}}", "$(id)", "é" * 200, "",
 )  # fmt: skip
 
 
