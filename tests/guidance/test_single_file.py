@@ -244,7 +244,7 @@ def test_a_file_that_is_ambiguous_or_contradicts_itself_is_refused(
     ],
 )  # fmt: skip
 def test_what_a_file_says_in_each_form_of_it(key: str, text: str, found: Any, tmp_path: Path):
-    file = shapes_only(tmp_path / "model.safetensors", **{key: text})
+    file = shapes_only(tmp_path / "model.safetensors", 768, (), **{key: text})
     assert getattr(read_single_file(file), key) == found
 
 
