@@ -237,7 +237,10 @@ def test_a_file_that_is_ambiguous_or_contradicts_itself_is_refused(
 
 def test_an_option_settles_what_is_ambiguous(tiny_sd1: Path, tmp_path: Path):
     file = shapes_only(tmp_path / "model.safetensors", 1024)
-    assert find_model(str(file), single_file_config="sd-2.1-v").settings == "sd-2.1-v"
+    found = find_model(str(file), single_file_config="sd-2.1-v")
+    assert found.settings == "sd-2.1-v"
+    command = f"models download {file} --set guidance.single_file_config=sd-2.1-v"
+    assert found.download_command == f"dreamfusion {command}"
 
 
 def tuned(source: Path, file: Path, marks: tuple[str, ...] = (), **told: str) -> Path:
