@@ -277,7 +277,7 @@ def _planned(config: ExperimentConfig, device: str) -> ExperimentConfig:
 
     model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
     if model.directory is None:  # its settings come with the download
-        notice(f"memory is not planned before {model.name} is here: dreamfusion models download {model.name}")
+        notice(f"memory is not planned before {model.name} is here: {model.download_command}")
         return config
     import torch
 
@@ -321,7 +321,7 @@ def _print_cost(config: ExperimentConfig, device: str) -> None:
         return
     model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
     if model.directory is None:
-        print(f"# guidance: its cost is told once `dreamfusion models download {model.name}` has fetched it")
+        print(f"# guidance: its cost is told once `{model.download_command}` has fetched it")
         return
     from dreamfusion.guidance.costs import guidance_cost
     from dreamfusion.training.footprint import expected_bytes, render_footprint

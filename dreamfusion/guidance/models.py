@@ -63,6 +63,14 @@ class ResolvedModel:
     single_file: Path | None = None
     settings: str = field(default="", repr=False)
 
+    @property
+    def download_command(self) -> str:
+        """What the user can type to have the files in `directory`."""
+        words = ["dreamfusion", "models", "download", self.name]
+        if self.single_file is not None:
+            words += ["--set", f"guidance.single_file_config={self.settings}"]
+        return shlex.join(words)
+
 
 def package_directory() -> Path:
     """The installed package's own directory, which holds the miniature."""

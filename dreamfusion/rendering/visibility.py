@@ -44,7 +44,7 @@ def find_visible(
         counts = torch.bincount(samples.ray_indices, minlength=samples.n_rays).clamp_(min=1)
         least = (faint * opacity.clamp_(min=_CLEAR) / counts).index_select(0, samples.ray_indices)
         keep = (seen.transmittance >= termination) & (seen.weights >= least) & (seen.weights > 0.0)
-        visible = samples.select(keep)
+        kept = keep.nonzero()[:, 0]
         # None is visible: the one sample of no length that stands for that weighs nothing.
-        weights = seen.weights[keep] if keep.any() else torch.zeros_like(seen.weights[:1])
-        return visible, weights
+        weights = seen.weights.index_select(0, kept) if len(kept) else torch.zeros_like(seen.weights[:1])
+        return samples.take(kept), weights

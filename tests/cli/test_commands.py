@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trimesh
 
-from dreamfusion import __version__
+from dreamfusion import __version__, cli
 from dreamfusion.commands import train
 from dreamfusion.config import ExperimentConfig
 from dreamfusion.config_files import dump_config, load_config, parse_yaml
@@ -506,6 +506,21 @@ def test_weights_and_words_of_ones_own_reach_the_config(dreamfusion: Call, husk:
     loras = [{"file": "a.safetensors", "weight": 0.5}, {"file": "b.safetensors", "weight": 1.0}]
     assert guidance["loras"] == loras
     assert guidance["embeddings"] == [{"file": "c.safetensors", "word": "<me>"}]
+
+
+def test_of_two_files_whose_names_a_text_begins_with_the_longer_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("x.safetensors=y.safetensors=0.5", "x.safetensors", "x.safetensors=y.safetensors")
+    # None of them is there: the longest that ends as files of weights do.
+    assert cli._split(names[0]) == (names[2], "0.5")
+    Path(names[1]).touch()
+    assert cli._split(names[0]) == (names[1], "y.safetensors=0.5")
+    Path(names[2]).touch()
+    assert cli._split(names[0]) == (names[2], "0.5")
+    Path(names[0]).touch()
+    assert cli._split(names[0]) == (names[0], None)
 
 
 def test_the_dry_run_tells_what_the_guidance_costs(dreamfusion: Call, husk: Path) -> None:

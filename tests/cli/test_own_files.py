@@ -102,6 +102,22 @@ def test_each_changes_the_images(drawn: Any, lora: Path, word: Path) -> None:
     assert small.shape != plain.shape or (small != plain).any()
 
 
+def test_a_model_whose_output_is_not_finite_draws_nothing(
+    dreamfusion: Call, tiny_model: Path, lora: Path, image: Path, tmp_path: Path
+) -> None:
+    """An image of it would be black."""
+    common = ["--model", tiny_model, "--device", "cpu", "--lora", f"{lora}=1e37", "--output", "out.png"]
+    for command in (
+        ["sample", "a duck", "--steps", "2", "--count", "1"],
+        ["diffuse", image, "--prompt", "a duck"],
+    ):
+        answer = dreamfusion(*command, *common)
+        assert answer.code == 16 and answer.err.splitlines()[-1].startswith(
+            "error: the model's output is not finite"
+        )
+        assert not (tmp_path / "out.png").exists() and not (tmp_path / "out").exists()
+
+
 VALUES = {
     "single_file_config": "sd-1.5",
     "loras": "[{file: x}]",

@@ -247,7 +247,7 @@ def test_a_file_that_is_ambiguous_or_contradicts_itself_is_refused(
     ],
 )  # fmt: skip
 def test_what_a_file_says_in_each_form_of_it(key: str, text: str, found: Any, tmp_path: Path):
-    file = shapes_only(tmp_path / "model.safetensors", **{key: text})
+    file = shapes_only(tmp_path / "model.safetensors", 768, (), **{key: text})
     assert getattr(read_single_file(file), key) == found
 
 
@@ -264,7 +264,10 @@ def test_a_model_of_other_timesteps_is_refused(text: str, tmp_path: Path):
 
 def test_an_option_settles_what_is_ambiguous(tiny_sd1: Path, tmp_path: Path):
     file = shapes_only(tmp_path / "model.safetensors", 1024)
-    assert find_model(str(file), single_file_config="sd-2.1-v").settings == "sd-2.1-v"
+    found = find_model(str(file), single_file_config="sd-2.1-v")
+    assert found.settings == "sd-2.1-v"
+    command = f"models download {file} --set guidance.single_file_config=sd-2.1-v"
+    assert found.download_command == f"dreamfusion {command}"
 
 
 def tuned(source: Path, file: Path, marks: tuple[str, ...] = (), **told: str) -> Path:

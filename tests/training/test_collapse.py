@@ -61,3 +61,18 @@ def test_a_resumed_watch_bites_at_the_same_step() -> None:
     feed(resumed, [0.0] * 2)
     with pytest.raises(CollapseError):
         feed(resumed, [0.0])
+
+
+def test_a_run_came_to_nothing_when_more_than_half_of_its_steps_did() -> None:
+    good = 0.5
+    for opacity, skipped in ((EMPTY_BELOW / 2, 0), (2.0 * SOLID_ABOVE, 0), (good, 1)):
+        for wrong in (5, 6):
+            watch = CollapseWatch(TrainingConfig())
+            for step in range(10):
+                late = step >= 10 - wrong
+                watch.observe(step + 1, opacity if late else good, skipped=bool(skipped and late))
+            if wrong == 5:
+                watch.check_outcome(10, wrong * skipped)
+            else:
+                with pytest.raises(CollapseError, match="6 of 10 steps"):
+                    watch.check_outcome(10, wrong * skipped)
