@@ -460,10 +460,18 @@ def export(
             help="Colours as a picture, or at vertices; by the format if left out.", show_default=False
         ),
     ] = None,
-    texture_size: Annotated[int, typer.Option(metavar="N", help="Side of the picture in texels.")] = 1024,
+    texture_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Side of the texture in texels.  [default: 1024]", show_default=False),
+    ] = None,
     unwrap_limit: Annotated[
-        float, typer.Option(metavar="SECONDS", help="For xatlas; then, or at 0, a simpler atlas is taken.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="For xatlas; then, or at 0, a simpler atlas is taken.  [default: 30]",
+            show_default=False,
+        ),
+    ] = None,
     normal_map: Annotated[
         bool, typer.Option("--normal-map", help="glb, obj: bake what --faces takes away as a normal map.")
     ] = False,
@@ -526,8 +534,12 @@ def render(
         int | None,
         typer.Option(metavar="N", help="N views around the object on one picture.", show_default=False),
     ] = None,
-    frames: Annotated[int, typer.Option(help="Of the video.")] = 120,
-    fps: Annotated[float, typer.Option(help="Frames a second.")] = 30.0,
+    frames: Annotated[
+        int | None, typer.Option(help="Number of frames of the video.  [default: 120]", show_default=False)
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of the video.  [default: 30]", show_default=False)
+    ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels.")] = 512,
     azimuth_deg: Annotated[
         float, typer.Option(help="Of the picture, or where a turn begins: 0 is the front, 90 its left.")

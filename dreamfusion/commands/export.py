@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RESOLUTIONS = (8, 512)
 TEXTURE_SIZES = (64, 8192)
+TEXTURE_SIZE = 1024
+UNWRAP_LIMIT_S = 30.0
 DEFAULT_FACES = 40_000
 MAX_HEIGHT_CM = 10_000_000
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
@@ -54,13 +56,23 @@ class ExportRequest:
     solid: bool
     height_cm: float | None
     texture: str | None
-    texture_size: int
-    unwrap_limit_s: float
+    texture_size: int | None
+    unwrap_limit_s: float | None
     normal_map: bool
     unlit: bool
     check: bool
     page: bool
     output: Path | None
+
+    @property
+    def texels(self) -> int:
+        """Side of the texture."""
+        return TEXTURE_SIZE if self.texture_size is None else self.texture_size
+
+    @property
+    def unwrap_s(self) -> float:
+        """How long xatlas may take."""
+        return UNWRAP_LIMIT_S if self.unwrap_limit_s is None else self.unwrap_limit_s
 
 
 def export_mesh(request: ExportRequest, device: str) -> None:
@@ -85,7 +97,7 @@ def export_mesh(request: ExportRequest, device: str) -> None:
     size = path.stat().st_size
     mapped = texture is not None and texture.normals is not None
     pictures = "texture and normal map" if mapped else "texture"
-    painted = f"{request.texture_size} px {pictures}, " if texture is not None else ""
+    painted = f"{request.texels} px {pictures}, " if texture is not None else ""
     result(
         f"{path}  {info.faces:,} faces, {painted}{size / 2**20:.1f} MiB, density threshold {info.threshold:.3g}",
         event="mesh",
@@ -117,10 +129,10 @@ def _textured(request: ExportRequest, renderer: Renderer, mesh: Any, info: MeshI
     from dreamfusion.assets.atlas import box_atlas, unwrap
     from dreamfusion.assets.texture import bake, split_at_seams
 
-    size = request.texture_size
+    size = request.texels
     with busy("unwrapping"):
-        if request.unwrap_limit_s > 0:
-            atlas = unwrap(mesh, size, request.unwrap_limit_s)
+        if request.unwrap_s > 0:
+            atlas = unwrap(mesh, size, request.unwrap_s)
         else:
             atlas = box_atlas(mesh, size)
     split = split_at_seams(mesh, atlas)
@@ -256,11 +268,11 @@ def _check(request: ExportRequest) -> None:
         ("--close-holes", 0 <= request.close_holes <= 32, "0 to 32 cells", request.close_holes),
         (
             "--texture-size",
-            TEXTURE_SIZES[0] <= request.texture_size <= TEXTURE_SIZES[1],
+            TEXTURE_SIZES[0] <= request.texels <= TEXTURE_SIZES[1],
             f"{TEXTURE_SIZES[0]} to {TEXTURE_SIZES[1]} texels",
             request.texture_size,
         ),
-        ("--unwrap-limit", 0 <= request.unwrap_limit_s <= 86400, "0 to 86400 s", request.unwrap_limit_s),
+        ("--unwrap-limit", 0 <= request.unwrap_s <= 86400, "0 to 86400 s", request.unwrap_limit_s),
         (
             "--height-cm",
             request.height_cm is None or 0 < request.height_cm <= MAX_HEIGHT_CM,
@@ -287,11 +299,22 @@ def _check_for_format(request: ExportRequest, format: str) -> bool:
             raise ConfigError("--normal-map", expected="a texture in the light", got=got)
     if request.page and format != "glb":
         raise ConfigError("--page shows", expected="glb", got=format)
+    textured = format in TEXTURED and request.texture != "vertex"
+    if not textured:
+        for option, value in (
+            ("--texture-size", request.texture_size),
+            ("--unwrap-limit", request.unwrap_limit_s),
+        ):
+            if value is not None:
+                got = format if format not in TEXTURED else "--texture vertex"
+                raise ConfigError(
+                    option, expected="a texture, which " + ", ".join(TEXTURED) + " hold", got=got
+                )
     if format == "usdz":
         from dreamfusion.assets.usdz import check_usd
 
         check_usd()
-    return format in TEXTURED and request.texture != "vertex"
+    return textured
 
 
 def _format(path: Path, format: str | None) -> str:

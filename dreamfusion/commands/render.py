@@ -19,6 +19,8 @@ VIDEOS = ("mp4", "webm", "gif", "webp", "apng", "png")
 WITH_ALPHA = ("png", "webp", "apng")
 MAX_SHEET = 64
 ELEVATION_DEG = 15.0
+FRAMES = 120
+FPS = 30.0
 MAX_FRAMES = 100_000
 # A hundred turns; and where float32 still tells the near side of the object from the far one.
 MAX_TURN_DEG = 36_000
@@ -44,8 +46,8 @@ class RenderRequest:
     runs: Path
     kind: str
     views: int
-    frames: int
-    fps: float
+    frames: int | None
+    fps: float | None
     size: int
     azimuth_deg: float
     elevation_deg: float | None
@@ -59,6 +61,11 @@ class RenderRequest:
     codec: str | None
     format: str | None
     output: Path | None
+
+    @property
+    def frame_count(self) -> int:
+        """Of the video."""
+        return FRAMES if self.frames is None else self.frames
 
     @property
     def level_deg(self) -> float:
@@ -91,7 +98,7 @@ def render(request: RenderRequest, device: str) -> None:
     view = {"size": request.size, "distance": distance, "fovy_deg": sum(config.cameras.fovy_deg) / 2}
     write = _write_video if request.kind == "video" else _write_picture
     path = write(request, path, chosen, renderer, view)
-    frames = request.frames if request.kind == "video" else 1
+    frames = request.frame_count if request.kind == "video" else 1
     told = f", {frames} frames" if request.kind == "video" else ""
     result(
         f"{path}  {request.size} x {request.size} px{told}",
@@ -149,7 +156,7 @@ def _write_video(
     with Bar(f"rendering {' and '.join(request.what)}", unit="frame") as bar:
         frames = turntable(
             renderer,
-            frames=request.frames,
+            frames=request.frame_count,
             azimuth_deg=request.azimuth_range_deg or _turn(request),
             elevation_deg=request.elevation_range_deg or request.level_deg,
             what=request.what,
@@ -164,7 +171,9 @@ def _write_video(
                 kept[:] = kept or [frame]
                 yield frame
 
-        path = write_video(noting_the_first(), path, request.fps, format, request.codec)
+        path = write_video(
+            noting_the_first(), path, FPS if request.fps is None else request.fps, format, request.codec
+        )
     if request.poster:
         _keep(kept[0], path.with_name(f"{path.stem}-poster.png"), "png")
     return path
@@ -179,8 +188,8 @@ def _check(request: RenderRequest) -> None:
     elevations = [request.level_deg, *(request.elevation_range_deg or ())]
     azimuths = [request.azimuth_deg, *(request.azimuth_range_deg or ())]
     checks = [
-        ("--frames", 1 <= request.frames <= MAX_FRAMES, f"1 to {MAX_FRAMES:,}", request.frames),
-        ("--fps", 0 < request.fps <= 240, "above 0 and up to 240", request.fps),
+        ("--frames", 1 <= request.frame_count <= MAX_FRAMES, f"1 to {MAX_FRAMES:,}", request.frames),
+        ("--fps", request.fps is None or 0 < request.fps <= 240, "above 0 and up to 240", request.fps),
         ("--sheet", 1 <= request.views <= MAX_SHEET, f"1 to {MAX_SHEET} views", request.views),
         ("--size", SIZES[0] <= request.size <= SIZES[1], f"{SIZES[0]} to {SIZES[1]} pixels", request.size),
         *(("--elevation-deg", -90 <= value <= 90, "-90 to 90", value) for value in elevations),
@@ -211,6 +220,8 @@ def _check(request: RenderRequest) -> None:
         ),
         ("--transparent", not (request.transparent and request.kind == "sheet"), "a picture or a video", "a sheet"),
         *((option, request.kind == "video" or not given, "a video", f"--{request.kind}") for option, given in (
+            ("--frames", request.frames),
+            ("--fps", request.fps),
             ("--azimuth-range", request.azimuth_range_deg),
             ("--elevation-range", request.elevation_range_deg),
             ("--poster", request.poster),

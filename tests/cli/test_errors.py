@@ -297,6 +297,8 @@ def test_too_little_memory_says_what_to_lower(
         ),
         (["--image", "--poster"], ["--poster", "expected a video"]),
         (["--image", "--codec", "vp9"], ["--codec", "expected a video"]),
+        (["--image", "--frames", "120"], ["--frames", "expected a video"]),
+        (["--sheet", "4", "--fps", "30"], ["--fps", "expected a video"]),
     ],
 )
 def test_what_does_not_go_together_is_told_before_the_work(
@@ -314,6 +316,8 @@ def test_what_does_not_go_together_is_told_before_the_work(
         ["--normal-map", "--texture", "vertex"],
         ["--normal-map", "--unlit"],
         ["--page", "--format", "obj"],
+        ["--texture-size", "1024", "--format", "stl"],
+        ["--unwrap-limit", "30", "--texture", "vertex"],
     ],
 )
 def test_what_a_format_cannot_hold_is_told_before_the_work(
