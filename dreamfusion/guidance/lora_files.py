@@ -50,6 +50,8 @@ _OTHER_KINDS = {
     "a bundled textual-inversion embedding": r"^bundle_emb\.",
     "an IP-Adapter": r"^(ip_adapter|image_proj)\.|_ip\.",
     "Custom Diffusion": r"_custom_diffusion\.",
+    "whole layers (PEFT's modules_to_save)": r"\.modules_to_save\.",
+    "a ControlNet": r"^(lora_controlnet$|input_hint_block\.|zero_convs\.|middle_block_out\.)",
     "LoRA for an embedding table": r"\.lora_embedding_[AB]",
     "biases": r"\.bias$",
     "a textual-inversion embedding, which belongs into guidance.embeddings": (
@@ -62,6 +64,7 @@ _OTHER_KINDS = {
 _TRANSFORMER = re.compile(
     r"(^|_|\.)(transformer\.(?!text_model)|lora_transformer_|(double|single|joint)_(transformer_)?blocks|lora_te3)"
 )
+_AUTOENCODER = re.compile(r"(base_model\.model\.|lora_|lycoris_)?(vae|first_stage_model)[._]")
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,10 @@ def _refuse_strangers(file: str, places: Mapping[str, Sequence[tuple[str, str]]]
     unknown = [name for name, found in places.items() if not found]
     if unknown:
         transformer = [name for name in unknown if _TRANSFORMER.search(name)]
-        if transformer:
+        autoencoder = [name for name in unknown if _AUTOENCODER.match(name)]
+        if autoencoder:
+            what, hint = f"{autoencoder[0]}, a layer of the autoencoder, which is not changed", "leave it out"
+        elif transformer:
             what, hint = f"{transformer[0]}, a layer of a transformer such as SD3 or FLUX", SAME_FAMILY
         else:
             several = f"{len(unknown)} of {len(places)} layers that the model does not have, such as "

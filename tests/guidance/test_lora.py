@@ -363,6 +363,12 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "word": ({"emb_params": (1, 32)}, "belongs into guidance.embeddings"),
     "whole model": ({"model.diffusion_model.out.2.weight": (4, 16, 3, 3)}, "belongs into guidance.model"),
     "custom": ({"unet.x.processor.to_k_custom_diffusion.weight": (8, 8)}, "Custom Diffusion"),
+    "whole layers": ({"base_model.model.x.modules_to_save.default.weight": (8, 8)}, "PEFT's modules_to_save"),
+    "ControlNet": ({"lora_controlnet": (0,), "input_blocks.1.0.in_layers.2.down": (4, 8)}, "lora_controlnet: a ControlNet"),
+    "autoencoder": (
+        {f"lora_vae_decoder_conv_in.lora_{k}.weight": s for k, s in (("down", (4, 8)), ("up", (8, 4)))},
+        "lora_vae_decoder_conv_in, a layer of the autoencoder, which is not changed. Leave it out",
+    ),
     "adapter": ({"ip_adapter.1.to_k_ip.weight": (8, 8)}, "IP-Adapter"),
     "nothing known": ({**GOOD, "something.else": (1,)}, "the key something.else: of no known kind"),
     "nothing at all": ({}, "no key at all"),
