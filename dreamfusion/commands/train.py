@@ -112,6 +112,9 @@ def resume(reference: str | None, runs: Path, device: str | None, steps: int | N
     changed = steps is not None and steps != config.training.steps
     if steps is not None and changed:
         config = _with_steps(config, steps, done)
+        from dreamfusion.training.trainer import check_normals
+
+        check_normals(config)  # a loss may begin in the new steps; nothing is written before
     if done >= config.training.steps and not unmeasured and not changed:
         result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
         return

@@ -172,7 +172,7 @@ class Trainer:
         guidance: Guidance | None = None,
         photographs: Photographs | None = None,
     ) -> None:
-        _check_normals(config)
+        check_normals(config)
         self.config, self.device = config, torch.device(device)
         self.generators = make_generators(config.seed)
         self.photographs = photographs or _photographs(config)
@@ -465,7 +465,7 @@ def _does_not_fit(error: Exception) -> CheckpointCorruptError:
     )
 
 
-def _check_normals(config: ExperimentConfig) -> None:
+def check_normals(config: ExperimentConfig) -> None:
     """Say at the start what would stop the run after an hour."""
     if config.scene.normals.kind != "none":
         return

@@ -49,6 +49,20 @@ def test_a_run_is_resumed_from_another_folder_and_beyond_its_end(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_further_steps_that_cannot_be_taken_leave_the_run_as_it_is(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory
+) -> None:
+    run = run_with_checkpoint
+    text = run.config_path.read_text().replace("kind: finite_difference", "kind: none")
+    text = text.replace("  orientation: 0.0", "  orientation: {kind: linear, start: 0, end: 1, steps: 9}")
+    run.config_path.write_text(text.replace("  steps: 600", "  steps: 1").replace("    epsilon: 0.01\n", ""))
+    run.write_state("finished", 1)
+    before = {path: path.read_bytes() for path in (run.config_path, run.state_path)}
+    answer = dreamfusion("resume", "1", "--steps", 4)
+    assert answer.code == 11 and "losses.orientation needs normals" in answer.err
+    assert before == {path: path.read_bytes() for path in before}
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 600])
 def test_a_run_may_end_where_it_stands_and_no_earlier(steps: int) -> None:
     config = ExperimentConfig()

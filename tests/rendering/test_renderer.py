@@ -502,8 +502,8 @@ def test_an_image_of_a_finished_scene_equals_the_training_render_from_fewer_samp
     finished = renderer.eval()._shares_for_images(cameras)
     assert trained is not None and finished is not None
     assert (trained.resolution, finished.resolution) == (8, 16)
-    rays = [part.reshape(-1, 3) for part in cameras.rays()]
-    few, many = (len(march(*rays, 1.0, 512, taken)) for taken in (finished, trained))
+    origins, directions = (part.reshape(-1, 3) for part in cameras.rays())
+    few, many = (len(march(origins, directions, 1.0, 512, taken)) for taken in (finished, trained))
     assert few < 0.99 * many
     with torch.no_grad():
         rendered, image = renderer.render(cameras), renderer.render_image(cameras)
