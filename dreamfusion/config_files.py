@@ -26,6 +26,7 @@ from dreamfusion.config import LARGEST, LARGEST_COUNT, TOO_LARGE, ExperimentConf
 from dreamfusion.errors import ConfigError, shown
 
 _SUFFIXES = (".yaml", ".yml")
+_NOTHING = ("null", "Null", "NULL", "~", "")
 
 
 # ---------------------------------------------------------------------------------------------------- yaml
@@ -244,6 +245,15 @@ def _kind_changes(base: dict, over: dict, path: tuple[str, ...]) -> bool:
 def _override_value(path: tuple[str, ...], raw: str, data: dict[str, Any]) -> Any:
     value = parse_yaml(raw, f"--set {'.'.join(path)}")
     holds_text = str in _members(_annotation(path, base_kind=data))
+    if (
+        value is None and raw not in _NOTHING and not holds_text
+    ):  # "#8" is a comment to YAML, "&x" a mark on nothing
+        raise ConfigError(
+            f"--set {'.'.join(path)}",
+            expected="a value, or null",
+            got=shown(raw),
+            hint="put quotes around a text",
+        )
     if not holds_text or isinstance(value, str) or (value is None and raw in ("null", "~")):
         return value
     return raw

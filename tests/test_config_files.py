@@ -333,3 +333,11 @@ def test_pictures_double_in_equal_parts_of_the_run() -> None:
 def test_a_wrong_size_is_told(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("miniature", [f"cameras.resolution={value}"])
+
+
+@pytest.mark.parametrize("raw", ["#8", "&x", "!!null", "# 8"])
+def test_what_yaml_takes_for_nothing_is_no_value(raw: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set vram_gb"):
+        load_config("miniature", [f"vram_gb={raw}"])
+    assert load_config("miniature", ["vram_gb=~"]).vram_gb is None
+    assert load_config("miniature", [f"prompt={raw}"]).prompt == raw
