@@ -490,7 +490,7 @@ def test_what_is_not_here_in_the_precision_asked_for_is_fetched(
     from dreamfusion.guidance import models
 
     found = models.ResolvedModel("named", directory, single_file=single_file)
-    monkeypatch.setattr(models, "find_model", lambda name: found)
+    monkeypatch.setattr(models, "find_model", lambda name, **_: found)
     monkeypatch.setattr(
         models, "fetch_model", lambda model, half: Path("fetched") if model is found else None
     )
