@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dreamfusion import doctor
+from dreamfusion.commands import tables
 from dreamfusion.errors import DeviceError
 
 
@@ -19,8 +20,7 @@ def test_the_build_is_read_from_the_files_as_torch_tells_it() -> None:
     assert (build["cuda"] is None) == (torch.version.cuda is None and torch.version.hip is None)
 
 
-def test_a_cuda_build_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "from typing import Optional\n__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
+def _pretend_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text(text)
     (tmp_path / "torch" / "__init__.py").touch()
@@ -28,9 +28,25 @@ def test_a_cuda_build_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "torch", tmp_path / "torch" / "__init__.py", submodule_search_locations=[str(tmp_path / "torch")]
     )
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: spec)
+
+
+def test_a_cuda_build_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from typing import Optional\n__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"
+    _pretend_build(tmp_path, monkeypatch, text)
     assert doctor.torch_build() == {"version": "2.13.0+cu130", "cuda": "13.0"}
     monkeypatch.setattr(doctor, "_nvidia_driver", lambda: False)
     assert doctor.why_no_cuda() == "no NVIDIA driver was found"
+
+
+def test_a_rocm_build_is_one_for_cuda_devices_and_needs_no_nvidia_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "__version__ = '2.13.0+rocm6.4'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4.43482'\n"
+    _pretend_build(tmp_path, monkeypatch, text)
+    assert doctor.torch_build() == {"version": "2.13.0+rocm6.4", "cuda": "ROCm 6.4.43482"}
+    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert doctor.why_no_cuda() is None
 
 
 def test_auto_takes_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +90,14 @@ def test_an_output_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     findings = list(doctor.examine(tmp_path / "file"))
     assert findings[-1].status == "problem" and findings[-1].topic == "output"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_problem_anywhere_is_the_doctors_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    findings = [doctor.Finding("a topic", status, "text") for status in ("ok", "note", "ok")]
+    monkeypatch.setattr(doctor, "examine", lambda output: iter(findings))
+    assert tables.print_findings(tmp_path)
+    findings[place] = doctor.Finding("a topic", "problem", "text")
+    assert not tables.print_findings(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -67,6 +68,16 @@ def test_only_what_ended_processes_left_goes(tmp_path: Path) -> None:
         alive.stdin.close()
     assert sorted(path.name for path in removed) == sorted([*gone, folder.name])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_process_of_another_user_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_process: int, _signal: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(temporary.os, "kill", refused)
+    path = tmp_path / left_by(1)
+    path.touch()
+    assert sweep(tmp_path) == [] and path.exists()
 
 
 def test_other_hosts_cannot_be_asked_so_their_files_stay_for_a_day(

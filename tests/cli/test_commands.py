@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -533,16 +534,24 @@ def test_the_dry_run_tells_what_the_guidance_costs(dreamfusion: Call, husk: Path
 def test_the_probe_takes_ten_steps(
     dreamfusion: Call, tiny_model: Path, small: list[str], monkeypatch
 ) -> None:
-    from dreamfusion.training.trainer import Trainer
+    from dreamfusion.training.trainer import StepMetrics, Trainer
 
     steps, step = [], Trainer.train_step
-    monkeypatch.setattr(Trainer, "train_step", lambda self: steps.append(1) or step(self))
+
+    def slowly(trainer: Trainer) -> StepMetrics:
+        steps.append(1)
+        metrics = step(trainer)
+        return replace(metrics, cost=replace(metrics.cost, steps_per_second=0.5))
+
+    monkeypatch.setattr(Trainer, "train_step", slowly)
     sets = [word for text in small for word in ("--set", text)]
     answer = dreamfusion(
-        "train", "a duck", "--config", "miniature", "--model", tiny_model, "--dry-run", "--probe", *sets
-    )
+        "train", "a duck", "--config", "miniature", "--model", tiny_model, "--dry-run", "--probe", *sets,
+        "--steps", 3600,
+    )  # fmt: skip
     assert answer.code == 0, answer.err
-    assert len(steps) == 10 and "# probe: " in answer.out and "steps/s on cpu" in answer.out
+    assert len(steps) == 10 and "# probe: 0.50 steps/s on cpu" in answer.out
+    assert "; 3600 steps take about 2.0 h" in answer.out
 
 
 def test_a_run_is_planned_for_the_memory_that_is_named(dreamfusion: Call, husk: Path) -> None:

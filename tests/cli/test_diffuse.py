@@ -14,7 +14,7 @@ from PIL import Image
 from dreamfusion.assets.sheets import labelled_sheet
 from dreamfusion.commands.diffuse import _as_in_training, _read
 from dreamfusion.config import GuidanceConfig
-from dreamfusion.config_files import load_config
+from dreamfusion.config_files import change_config, dump_config, load_config
 from dreamfusion.guidance.diffuse import diffuse
 from dreamfusion.guidance.factory import make_guidance
 from dreamfusion.runs.directory import RunDirectory
@@ -92,6 +92,12 @@ def test_the_views_words_and_its_camera_are_the_same(
     assert answer.code == 0, answer.err
     # The middle of the preset's distances and fields of view, and the side that the run was trained at.
     assert looked == [(100.0, 20.0, 2.5, 43.5, 16), (100.0, 20.0)]
+    # Of a size that grows, the last.
+    grows = "cameras.resolution={kind: doubling, start: 8, end: 32, steps: 100}"
+    config = change_config(run_with_checkpoint.config(), [grows])
+    (run_with_checkpoint.path / "config.yaml").write_text(dump_config(config))
+    assert dreamfusion("diffuse", "1", *words).code == 0
+    assert looked[2] == (100.0, 20.0, 2.5, 43.5, 32)
 
 
 def test_a_picture_is_looked_at_as_training_would(

@@ -99,6 +99,15 @@ def test_perp_neg_has_its_closed_form(prediction_type: str):
     torch.testing.assert_close(got, w * ratio * ((z - x_u) + 7.5 * direction), rtol=1e-8, atol=1e-8)
 
 
+def test_perp_neg_is_rescaled_to_the_spread_of_the_text_that_is_wanted():
+    exact = Points(4)
+    uncond, wanted, first, second = exact.texts
+    args = (exact, draw(5), TIMESTEPS, uncond, wanted, (first, second), -torch.ones(3, 2), 7.5)
+    plain, got = perp_neg_output(*args), perp_neg_output(*args, rescale=0.7)
+    conditional = exact(draw(5), TIMESTEPS, wanted)
+    torch.testing.assert_close(got, rescale_noise_cfg(plain, conditional, guidance_rescale=0.7))
+
+
 def test_the_projection_is_perpendicular_and_safe_where_there_is_nothing_to_project_on():
     a, b = draw(1), draw(2)
     across = perpendicular(a, b)

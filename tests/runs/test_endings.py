@@ -272,9 +272,9 @@ def test_a_number_of_threads_that_is_none_is_left_out(
     sessions = [{"threads": noted, "device": "cpu"}, "nonsense", {}, {"threads": 4, "device": "cuda: a GPU"}]
     run.manifest_path.write_text(json.dumps({"sessions": sessions}))
     assert manifest.threads(run.manifest_path) is None
-    run.manifest_path.write_text(
-        json.dumps({"sessions": [*sessions, {"threads": 4, "device": "cpu, 4 threads"}]})
-    )
+    # The first that says a number counts: what came later may have been started elsewhere.
+    told = [{"threads": count, "device": f"cpu, {count} threads"} for count in (4, 8)]
+    run.manifest_path.write_text(json.dumps({"sessions": [*sessions, *told]}))
     assert manifest.threads(run.manifest_path) == 4
 
 

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from dreamfusion.cameras import Cameras, orbit_cameras, pencil_cameras
 from dreamfusion.config import ExperimentConfig
+from dreamfusion.errors import CollapseError
 from dreamfusion.evaluation.held_out import look_at_held_out
 from dreamfusion.posed_images.dataset import PosedDataset, PosedImages
 from dreamfusion.rendering.shading import ALBEDO
+from dreamfusion.training import trainer as trainer_module
 from dreamfusion.training.photographs import Photographs
 from dreamfusion.training.trainer import Trainer
 
@@ -95,6 +97,18 @@ def test_a_resumed_fit_is_the_unbroken_one(make_config: MakeConfig, dataset: Pos
         resumed.train_step()
     for name, value in unbroken.state_dict()[0].items():
         assert torch.equal(value, resumed.state_dict()[0][name]), name
+
+
+def test_photographs_may_fill_the_ball_and_not_leave_it_empty(
+    make_config: MakeConfig, dataset: PosedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(scene=RANDOM_BACKGROUND, training={"collapse_patience": 2, "steps": 9})
+    monkeypatch.setattr(trainer_module, "_mean_opacities", lambda *_: (1.0, 1.0))
+    trainer = fitted(config, dataset, 3)  # a room, with the cameras inside
+    monkeypatch.setattr(trainer_module, "_mean_opacities", lambda *_: (0.0, 0.0))
+    trainer.train_step()
+    with pytest.raises(CollapseError, match="empty"):
+        trainer.train_step()
 
 
 def test_pixels_are_drawn_with_the_rays_that_took_them(dataset: PosedDataset) -> None:
