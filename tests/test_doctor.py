@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dreamfusion import doctor
+from dreamfusion.commands.tables import print_findings
 from dreamfusion.errors import DeviceError
 
 
@@ -74,3 +75,12 @@ def test_an_output_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     findings = list(doctor.examine(tmp_path / "file"))
     assert findings[-1].status == "problem" and findings[-1].topic == "output"
+
+
+@pytest.mark.parametrize("statuses", [("ok", "note"), ("ok", "problem"), ("problem", "ok"), ()])
+def test_one_problem_among_all_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statuses: tuple[str, ...]
+) -> None:
+    found = [doctor.Finding(f"part {index}", status, "text") for index, status in enumerate(statuses)]
+    monkeypatch.setattr(doctor, "examine", lambda output: iter(found))
+    assert print_findings(tmp_path) is ("problem" not in statuses)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trimesh
 
@@ -310,6 +311,25 @@ def test_render_writes_each_kind(dreamfusion: Call, run_with_checkpoint: RunDire
         assert path.name == name and path.exists()
 
 
+def test_render_looks_through_the_middle_lens_from_the_largest_distance_of_the_runs(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.assets import video
+
+    asked: list[dict[str, Any]] = []
+
+    def still(*_: object, **view: Any) -> np.ndarray:
+        asked.append(view)
+        return np.zeros((16, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(video, "still", still)
+    cameras = run_with_checkpoint.config().cameras
+    assert len(set(cameras.fovy_deg)) == len(set(cameras.distance)) == 2
+    assert dreamfusion("render", "--image", "--size", 16).code == 0
+    assert asked[0]["fovy_deg"] == pytest.approx(sum(cameras.fovy_deg) / 2)
+    assert asked[0]["distance"] == max(cameras.distance)
+
+
 @pytest.mark.parametrize(("columns", "last"), [(80, 43), (40, 24), (10, 11)])
 def test_a_table_cuts_only_what_is_too_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, last: int
@@ -490,7 +510,7 @@ def test_what_is_not_here_in_the_precision_asked_for_is_fetched(
     from dreamfusion.guidance import models
 
     found = models.ResolvedModel("named", directory, single_file=single_file)
-    monkeypatch.setattr(models, "find_model", lambda name: found)
+    monkeypatch.setattr(models, "find_model", lambda name, single_file_config=None: found)
     monkeypatch.setattr(
         models, "fetch_model", lambda model, half: Path("fetched") if model is found else None
     )
