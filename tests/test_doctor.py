@@ -79,7 +79,7 @@ def test_an_output_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("statuses", [("ok", "note"), ("ok", "problem"), ("problem", "ok"), ()])
 def test_one_problem_among_all_is_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statuses: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, statuses: tuple[doctor.Status, ...]
 ) -> None:
     found = [doctor.Finding(f"part {index}", status, "text") for index, status in enumerate(statuses)]
     monkeypatch.setattr(doctor, "examine", lambda output: iter(found))
