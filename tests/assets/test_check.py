@@ -91,6 +91,21 @@ def test_a_view_is_drawn_where_it_belongs_front_faces_alone_and_the_nearest_firs
         assert picture[0, 0].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_texture_is_drawn_without_a_shift(axis):
+    """Black on one half and white on the other: what is drawn is the negative of its mirror image, blur and all."""
+    square = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
+    uvs = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    image = np.array([0.0, 1.0]).reshape((2, 1) if axis == 0 else (1, 2))[..., None].repeat(3, axis=2)
+    camera = check_cameras(3.0, 40.0, views=1, size=60)
+    camera.c2w[:] = torch.eye(4)
+    camera.c2w[:, 2, 3] = 3.0
+    picture, covered = draw(Shape(square, np.array([[0, 1, 2], [0, 2, 3]]), uvs=uvs, image=image), camera)
+    seen = covered.astype(bool)
+    assert seen.sum() == 28**2 and np.ptp(picture[seen]) == pytest.approx(1)
+    np.testing.assert_allclose((picture + np.flip(picture, axis))[seen], 1, atol=1e-6)
+
+
 def test_the_checks_cameras_look_from_all_around_at_their_elevations():
     cameras = check_cameras(3.0, 40.0)
     assert [a % 360 for a in cameras.azimuth_deg.tolist()] == [0, 45, 90, 135, 180, 225, 270, 315]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import struct
 import zipfile
 from dataclasses import replace
@@ -321,6 +322,13 @@ def test_3mf_stands_on_the_bed_in_millimetres_with_colours(head, tmp_path):
     # The front, where the nose is, looks towards -Y: out of the printer.
     red = [v for v, c in by_vertex.items() if c.startswith("#E") and c.endswith(("1A", "19"))]
     assert red and points[red, 1].max() < 0
+
+
+def test_3mf_is_as_high_as_it_is_wanted(head, tmp_path):
+    with zipfile.ZipFile(write_mesh(head, tmp_path / "head.3mf", height_cm=25)) as archive:
+        heights = re.findall(r'<vertex [^>]*z="([^"]+)"', archive.read("3D/3dmodel.model").decode())
+    assert len(heights) == len(head.vertices)
+    assert np.ptp(np.array(heights, dtype=float)) == pytest.approx(250, abs=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["texture", "vertex"])

@@ -591,6 +591,17 @@ def test_obj_is_texture_times_kd_or_vertex_colour(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, np.repeat([vertex], 4, axis=0), atol=1e-6)
 
 
+@pytest.mark.parametrize("named", ["mtllib first.mtl\nmtllib second.mtl\n", "mtllib first.mtl second.mtl\n"])
+def test_obj_takes_materials_of_all_its_files(tmp_path: Path, named: str) -> None:
+    colours = np.array([[0.9, 0.5, 0.2], [0.1, 0.3, 0.8]])
+    for name, (r, g, b) in zip(("first", "second"), colours.tolist(), strict=True):
+        (tmp_path / f"{name}.mtl").write_text(f"newmtl {name}\nKd {r} {g} {b}\n")
+    faces = "usemtl first\nf 1 2 3\nusemtl second\nf 1 3 4\n"
+    mesh = read_mesh(obj(tmp_path, f"{named}{OBJ}{faces}"), pytest.fail)
+    corner = np.array([[1.0, 0.0, 0.0]] * 2)
+    np.testing.assert_allclose(surface_colours(mesh, np.array([0, 1]), corner), colours, atol=1e-6)
+
+
 def test_obj_parts_with_a_texture_with_vertex_colours_and_with_neither_keep_their_own(tmp_path: Path) -> None:
     both = write_obj(tmp_path, "map_Kd skin.png\nnewmtl plain\nKd 0.9 0.5 0.2")
     more = "".join(f"v {x} {y} 0 0 0.5 1\n" for x, y in ((2, 0), (3, 0), (3, 1), (2, 1)))

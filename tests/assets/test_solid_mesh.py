@@ -42,6 +42,26 @@ def test_colours_are_those_of_the_nearest_surface() -> None:
     assert solid.inside(np.array([[0.0, 0, 0], [0.5, 0, 0]])).tolist() == [True, False]
 
 
+def test_what_is_inside_leans_to_no_side() -> None:
+    middle = np.array([0.11, -0.07, 0.05])
+    body = trimesh.creation.icosphere(4, radius=0.6).apply_translation(middle)
+    cells = np.argwhere(occupancy_grid(np.asarray(body.triangles), 1.0, 32))
+    # In cells; half of one is what a line's wrong beginning costs.
+    np.testing.assert_allclose(cells.mean(axis=0) + 0.5, (middle + 1) * 16, atol=0.1)
+
+
+def test_large_faces_keep_their_colours_beside_many_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solid_mesh, "COLOUR_SAMPLES", 4000)
+    box, knob = trimesh.creation.box((0.8, 0.8, 0.8)), trimesh.creation.icosphere(4, radius=0.05)
+    box.visual.face_colors = np.where(box.triangles_center[:, :1] > 0.39, [255, 0, 0, 255], [0, 0, 255, 255])
+    knob.visual.face_colors = [0, 0, 255, 255]
+    solid = SolidMesh(trimesh.util.concatenate([box, knob]), 1.0, resolution=32)
+    places = np.linspace(-0.3, 0.3, 5)
+    front = np.array([[0.39, y, z] for y in places for z in places])
+    np.testing.assert_array_equal(solid.colours(front), [[1, 0, 0]] * 25)
+    np.testing.assert_array_equal(solid.colours(front[:, [1, 0, 2]] - [0.05, 0, 0]), [[0, 0, 1]] * 25)
+
+
 @pytest.mark.parametrize("factor", [0.01, 50.0])
 def test_a_mesh_of_any_unit_comes_into_the_ball(factor: float) -> None:
     mesh = trimesh.creation.icosphere(3, radius=factor).apply_translation([3 * factor, 0, 0])

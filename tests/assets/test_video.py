@@ -167,6 +167,15 @@ def test_gif_loops_and_keeps_size_count_and_speed(tmp_path):
             assert np.abs(shown - frames[index]).max() <= 8
 
 
+def test_the_gifs_palette_holds_colours_that_come_later(tmp_path):
+    colours = [(0, 0, 0), (200, 30, 30), (30, 180, 40), (20, 40, 220)]
+    frames = [np.full((20, 20, 3), colour, dtype=np.uint8) for colour in colours]
+    with Image.open(write_video(frames, tmp_path / "turn.gif")) as gif:
+        for index, colour in enumerate(colours):
+            gif.seek(index)
+            assert np.abs(np.asarray(gif.convert("RGB")).astype(int) - colour).max() <= 8, colour
+
+
 def test_png_frames_are_exact_and_replace_only_frames(tmp_path):
     frames = moving_bars(5, 20, 30)
     folder = write_video(frames, tmp_path / "turn", format="png")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trimesh
 
@@ -309,6 +310,45 @@ def test_render_writes_each_kind(dreamfusion: Call, run_with_checkpoint: RunDire
         assert answer.code == 0, answer.err
         path = Path(answer.events[0]["path"])
         assert path.name == name and path.exists()
+
+
+def test_the_check_of_a_file_knows_how_high_the_object_is(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.assets import check, mesh
+
+    box = trimesh.creation.box(bounds=[[-0.1, -0.3, -0.2], [0.2, 0.5, 0.6]])
+    box.visual.vertex_colors = [200, 100, 50, 255]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    info = mesh.MeshInfo(10.0, 1.0, (0.0, 20.0), 16, 8, 12, 0, 0, 12, True, box.volume, None)
+    monkeypatch.setattr(mesh, "extract_mesh", lambda *_, **__: (box, info))
+    compare, asked = check.compare, []
+
+    def watched(path: Path, renderer: Any, cameras: Any, world_y: tuple[float, float], bar: Any) -> Any:
+        asked.append(world_y)
+        return compare(path, renderer, cameras[:1].resized(16, 16), world_y, bar)
+
+    monkeypatch.setattr(check, "compare", watched)
+    assert dreamfusion("export", "--mesh", "--format", "3mf", "--check").code == 0
+    assert asked == [pytest.approx((-0.3, 0.5))]
+
+
+def test_render_looks_through_the_middle_lens_from_the_largest_distance_of_the_runs(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamfusion.assets import video
+
+    asked: list[dict[str, Any]] = []
+
+    def still(*_: object, **view: Any) -> np.ndarray:
+        asked.append(view)
+        return np.zeros((16, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(video, "still", still)
+    cameras = run_with_checkpoint.config().cameras
+    assert len(set(cameras.fovy_deg)) == len(set(cameras.distance)) == 2
+    assert dreamfusion("render", "--image", "--size", 16).code == 0
+    assert asked[0]["fovy_deg"] == pytest.approx(sum(cameras.fovy_deg) / 2)
+    assert asked[0]["distance"] == max(cameras.distance)
 
 
 @pytest.mark.parametrize(("columns", "last"), [(80, 43), (40, 24), (10, 11)])

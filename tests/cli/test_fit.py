@@ -142,6 +142,10 @@ def test_fit_measures_and_leaves_a_run_like_every_other(
     assert mean == pytest.approx(told["psnr"], abs=1e-3)
     with Image.open(run / "held_out" / "000.png") as sheet:
         assert sheet.size == (3 * 28 + 4, 32)
+        photograph, render, away = (
+            np.asarray(sheet).astype(int)[4:28, left : left + 24] for left in (4, 32, 60)
+        )
+    assert np.abs(away - np.abs(photograph - render)).max() <= 1 and away.max() > 20
     assert len(json.loads((run / "dataset.json").read_text())["from_dataset"]) == 4
     assert dreamfusion("export", "--mesh", "--resolution", "16").code == 0
     assert dreamfusion("render", "--image", "--size", "16").code == 0

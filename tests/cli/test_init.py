@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 import trimesh
 
-from dreamfusion.commands.starting import find_start, start_from
+from dreamfusion.assets import solid_mesh
+from dreamfusion.commands.starting import MESH_DENSITY, find_start, start_from
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import CheckpointMissingError, MeshError, RunNotFoundError
 from dreamfusion.runs import checkpoint, directory
@@ -72,6 +74,21 @@ def test_a_run_gives_its_weights_to_the_same_field_and_its_object_to_another(
     assert (seen.sigmas[:2] > 5).all() and (seen.sigmas[2:] < 1).all()
     assert (seen.sigmas[:2] < first.scene.field(PROBES).sigmas[:2]).all()
     assert seen.albedo[0, 0] > 0.8 and seen.albedo[0, 1] < 0.3
+
+
+def test_a_mesh_stops_as_much_light_in_a_ball_of_any_radius(
+    mesh_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def teach(scene: Any, source: Any, *_: object, **__: object) -> None:
+        found.append(source(PROBES)[0])
+
+    monkeypatch.setattr(initialise, "teach", teach)
+    monkeypatch.setattr(solid_mesh, "SolidMesh", partial(solid_mesh.SolidMesh, resolution=16))
+    start_from(trainer("scene.radius=0.75"), str(mesh_file))
+    # Over a tenth of the radius as many absorptions as in a ball of radius 1.
+    torch.testing.assert_close(found[0] * 0.75, torch.tensor([MESH_DENSITY, MESH_DENSITY, 0.0, 0.0]))
 
 
 @pytest.mark.parametrize(("up", "full"), [("z", (0, 1, 0)), ("x", (0, 0, 1))])

@@ -47,6 +47,12 @@ def test_curves_of_all_numbers_with_gaps_where_a_step_has_none():
     assert found["a"]["steps"] == [1, 2]
 
 
+def test_thinned_curves_keep_each_value_at_its_step():
+    (found,) = curves([{"step": step, "a": 2.0 * step} for step in range(1, 3001)])
+    assert len(found["steps"]) == len(found["values"]) == 400
+    assert found["values"] == [2.0 * step for step in found["steps"]] and found["steps"][-1] == 3000
+
+
 @pytest.mark.parametrize("count", [2, 7, 60])
 def test_thinning_keeps_the_ends_and_spreads_evenly(count):
     kept = thinned(range(1000), count)

@@ -120,6 +120,7 @@ def write_colmap(tmp_path: Path) -> Callable[..., Path]:
         count: int = 9,
         model: tuple[int, str, tuple[float, ...]] = (1, "PINHOLE", (FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2)),
         centre: tuple[float, float, float] = (5.0, 1.0, 2.0),
+        length: float = 1.0,
     ) -> Path:
         folder = tmp_path / ("colmap-bin" if binary else "colmap-txt")
         sparse = folder / "sparse" / "0"
@@ -129,7 +130,8 @@ def write_colmap(tmp_path: Path) -> Callable[..., Path]:
         for index, pose in enumerate(camera_ring(count, centre=centre)):
             picture(index, alpha=False).save(folder / "images" / f"{index:03d} view.png")
             w2c = np.linalg.inv(pose @ np.diag([1.0, -1, -1, 1]))
-            entries.append((index + 1, quaternion(w2c[:3, :3]), w2c[:3, 3], f"{index:03d} view.png"))
+            turn = [length * part for part in quaternion(w2c[:3, :3])]
+            entries.append((index + 1, turn, w2c[:3, 3], f"{index:03d} view.png"))
         if binary:
             _binary(sparse, entries, model)
         else:

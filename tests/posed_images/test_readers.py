@@ -185,9 +185,9 @@ def test_each_of_colmaps_models_has_its_parameters_in_their_places(
     assert other.train.real.equal(one.train.real) and other.train.real.all() == (not radial)
 
 
-@pytest.mark.parametrize("binary", [False, True])
-def test_colmap(write_colmap: Write, binary: bool) -> None:
-    dataset = read(write_colmap(binary))
+@pytest.mark.parametrize(("binary", "length"), [(False, 1.0), (True, 1.0), (False, 1.01), (True, 3.0)])
+def test_colmap(write_colmap: Write, binary: bool, length: float) -> None:
+    dataset = read(write_colmap(binary, length=length))
     assert dataset.layout == "colmap"
     assert dataset.held_out is not None and dataset.held_out.names == ["000 view.png", "008 view.png"]
     check_ring(dataset, first_azimuth_deg=0.0)

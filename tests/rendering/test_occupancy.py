@@ -43,6 +43,17 @@ def test_every_cell_counts_during_the_warm_up_and_then_only_what_is_dense(field,
     assert not occupied[norms > 0.3 + 2 * math.sqrt(3) * grid.cell_size].any()
 
 
+def test_random_points_lie_in_their_own_cells(field):
+    """No cell of a linear density holds more than its corners do: nothing between them is remembered."""
+    grid = _grid(resolution=8, update_every=1)
+    grid.update(field(lambda x: 20 + x @ torch.tensor([1.0, 2.0, 4.0])), 0, _generator())
+    axis = (torch.arange(8) + 0.5) * grid.cell_size - 1
+    middles = torch.cartesian_prod(axis, axis, axis)
+    whole = middles.norm(dim=-1) < 1 - math.sqrt(3) / 2 * grid.cell_size
+    assert whole.sum() > 50 and (grid.densities[whole] > 10).all()
+    assert (grid.found[whole] == 0).all()
+
+
 def test_updates_come_at_every_so_many_steps(field, shapes):
     grid, ball = _grid(update_every=16), field(shapes.ball(0.3))
     assert [step for step in range(50) if grid.update(ball, step, _generator())] == [0, 16, 32, 48]
