@@ -113,7 +113,8 @@ def resume(reference: str | None, runs: Path, device: str | None, steps: int | N
     if steps is not None and changed:
         config = _with_steps(config, steps, done)
     if done >= config.training.steps and not unmeasured and not changed:
-        result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
+        told = f"{run.path} is finished already: {done} steps; --steps N trains it further"
+        result(told, event="finished", run=run.path, step=done)
         return
     if config.data is None:
         _check_model(config)
