@@ -728,7 +728,7 @@ def diffuse(
 ) -> None:
     """Show what the frozen model says of a picture, step by step.
 
-    A sheet: noised versions, predicted noise, predicted clean picture, pull.
+    A sheet: noised versions, predicted noise, denoised image, SDS gradient.
     """
     from dreamfusion.commands.diffuse import DiffuseRequest, diffuse
 
