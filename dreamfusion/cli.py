@@ -223,7 +223,7 @@ def _version(asked: bool | None) -> None:
 def _options(
     version: Annotated[
         bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = None,
 ) -> None:
     pass
@@ -262,7 +262,7 @@ def train(
     dtype: DtypeOption = None,
     guidance: Annotated[
         Guidance | None,
-        typer.Option(help="What pulls: diffusion, CLIP (Dream Fields), or both.", show_default=False),
+        typer.Option(help="Type of guidance: diffusion, CLIP (Dream Fields), or both.", show_default=False),
     ] = None,
     init: Annotated[
         str | None,
@@ -276,10 +276,10 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the config, the modules and the cost, and leave.")
+        bool, typer.Option("--dry-run", help="Print the config, the modules and the cost, and exit.")
     ] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="With --dry-run: take ten steps and tell how fast they are.")
+        bool, typer.Option("--probe", help="With --dry-run: take ten steps and report their speed.")
     ] = False,
 ) -> None:
     """Make a 3D object from PROMPT, in a new run under outputs/."""
@@ -341,7 +341,7 @@ def fit(
         typer.Option(metavar="MESH", help="True mesh, to score the geometry with.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the config and the modules, and leave.")
+        bool, typer.Option("--dry-run", help="Print the config and the modules, and exit.")
     ] = False,
 ) -> None:
     """Make a 3D object from posed pictures, in a new run under outputs/.
@@ -468,7 +468,7 @@ def export(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="For xatlas; then, or at 0, a simpler atlas is taken.  [default: 30]",
+            help="Time limit for xatlas; on timeout or 0, the box atlas is used.  [default: 30]",
             show_default=False,
         ),
     ] = None,
@@ -553,11 +553,15 @@ def render(
     ] = None,
     azimuth_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="FROM TO", help="Of the video; a whole turn if left out.", show_default=False),
+        typer.Option(
+            metavar="FROM TO", help="Azimuths of the video; a whole turn if left out.", show_default=False
+        ),
     ] = None,
     elevation_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="FROM TO", help="Of the video; level if left out.", show_default=False),
+        typer.Option(
+            metavar="FROM TO", help="Elevations of the video; level if left out.", show_default=False
+        ),
     ] = None,
     what: Annotated[
         list[What] | None,
@@ -573,7 +577,8 @@ def render(
     ] = False,
     poster: Annotated[bool, typer.Option("--poster", help="Also write the video's first frame.")] = False,
     codec: Annotated[
-        Codec | None, typer.Option(help="Of mp4 (h264) and webm (vp9).", show_default=False)
+        Codec | None,
+        typer.Option(help="Video codec; left out: h264 for mp4, vp9 for webm.", show_default=False),
     ] = None,
     format: Annotated[
         PictureFormat | None,
@@ -723,7 +728,7 @@ def diffuse(
 ) -> None:
     """Show what the frozen model says of a picture, step by step.
 
-    A sheet: noised versions, predicted noise, predicted clean picture, pull.
+    A sheet: noised versions, predicted noise, denoised image, SDS gradient.
     """
     from dreamfusion.commands.diffuse import DiffuseRequest, diffuse
 
@@ -747,7 +752,9 @@ def evaluate(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Make a run of each line first; goes on.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Train one run per line first; resumes a batch.", show_default=False
+        ),
     ] = None,
     captions: Annotated[
         Path | None,
@@ -760,7 +767,7 @@ def evaluate(
         ),
     ] = None,
     config: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Of the runs to be made.", show_default=False)
+        str | None, typer.Option(metavar="NAME|FILE", help="Config for new runs.", show_default=False)
     ] = None,
     overrides: Overrides = None,
     output: Annotated[

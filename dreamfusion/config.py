@@ -869,7 +869,7 @@ class ExperimentConfig(_Strict):
     @model_validator(mode="after")
     def _axis_belongs_to_a_mesh(self) -> ExperimentConfig:
         if self.init_up != "y" and self.init is None:
-            raise ValueError("init_up says which axis of a mesh is up, and there is no init")
+            raise ValueError("init (--init) with init_up (--init-up), which is about that mesh")
         return self
 
     @model_validator(mode="before")

@@ -77,7 +77,7 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     write_image(sheet, path)
     told = ", ".join(f"t {step}: {norm:.3g}" for step, norm in norms.items())
     result(
-        f"{path}  norm of the pull at {told}",
+        f"{path}  norm of the gradient at {told}",
         event="diffuse",
         path=path,
         text=prompt,

@@ -207,7 +207,7 @@ def _mean_and_lowest(values: tuple[float, ...]) -> tuple[float | None, float | N
 
 
 def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]:
-    from dreamfusion.assets.cleaning import can_decimate
+    from dreamfusion.assets.cleaning import TOLERANCE, can_decimate
     from dreamfusion.assets.mesh import extract_mesh
 
     faces = request.faces
@@ -228,6 +228,8 @@ def _extract(request: ExportRequest, renderer: Renderer) -> tuple[Any, MeshInfo]
         )
     if request.faces is None and not can_decimate() and info.faces > DEFAULT_FACES:
         notice(f"all {info.faces:,} faces are kept: fewer need pip install 'dreamfusion[assets]'")
+    if faces and info.faces > TOLERANCE * faces:
+        notice(f"{info.faces:,} faces are left, not {faces:,}: decimation found no more edges to collapse")
     if not info.watertight:
         notice("decimation left the mesh not quite closed; --faces with a larger number helps")
     return mesh, info

@@ -100,8 +100,9 @@ def render(request: RenderRequest, device: str) -> None:
     path = write(request, path, chosen, renderer, view)
     frames = request.frame_count if request.kind == "video" else 1
     told = f", {frames} frames" if request.kind == "video" else ""
+    views = f"{request.views} views of " if request.kind == "sheet" else ""
     result(
-        f"{path}  {request.size} x {request.size} px{told}",
+        f"{path}  {views}{len(request.what) * request.size} x {request.size} px{told}",
         event="picture" if request.kind == "image" else request.kind,
         path=path,
         run=run.path,

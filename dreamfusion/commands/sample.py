@@ -96,8 +96,9 @@ def sample(request: SampleRequest, device: str) -> None:
     _check_output(path, folder)
     images, texts = _draw(request, config, grid, scheduler, prompt, device)
     single = _write(images, grid, path, folder)
+    number = "1 image" if len(single) == 1 else f"{len(single)} images"
     result(
-        f"{path}  {len(single)} images of {', '.join(repr(text) for text in texts)}; one by one in {folder}",
+        f"{path}  {number} of {', '.join(repr(text) for text in texts)}; one by one in {folder}",
         event="sample",
         path=path,
         images=single,

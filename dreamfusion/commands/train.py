@@ -116,7 +116,8 @@ def resume(reference: str | None, runs: Path, device: str | None, steps: int | N
 
         check_normals(config)  # a loss may begin in the new steps; nothing is written before
     if done >= config.training.steps and not unmeasured and not changed:
-        result(f"{run.path} is finished already: {done} steps", event="finished", run=run.path, step=done)
+        told = f"{run.path} is finished already: {done} steps; --steps N trains it further"
+        result(told, event="finished", run=run.path, step=done)
         return
     if config.data is None:
         _check_model(config)

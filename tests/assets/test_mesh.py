@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.ndimage import gaussian_filter
+from skimage.measure import marching_cubes
 
 from dreamfusion.assets import mesh as mesh_module
 from dreamfusion.assets import sampling, surface
-from dreamfusion.assets.cleaning import keep_large_solids
+from dreamfusion.assets.cleaning import decimated, keep_large_solids
 from dreamfusion.assets.formats import vertex_colors
 from dreamfusion.assets.mesh import extract_mesh
 from dreamfusion.assets.sampling import sample_density
@@ -333,6 +335,16 @@ def test_decimation_keeps_the_shape_and_the_mesh_closed(toys):
     # Its colours are those at its own vertices.
     nose = mesh.vertices[:, 2] > 0.6
     assert (vertex_colors(mesh)[nose, 0] > 200).all() and (vertex_colors(mesh)[nose, 1] < 50).all()
+
+
+def test_a_rough_surface_too_comes_down_to_the_number_of_faces_that_is_asked_for():
+    """The most careful level keeps this one closed, with 15,000 faces: the number counts first."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(24, 24, 24)), 1.0)
+    noise = np.pad(noise[1:-1, 1:-1, 1:-1], 1, constant_values=-1.0)
+    vertices, faces, _, _ = marching_cubes(noise, 0.02)
+    assert len(faces) > 15_000
+    _, fewer = decimated(vertices.astype(float), faces.astype(np.int64), 600)
+    assert 400 < len(fewer) <= 660
 
 
 def test_without_the_library_decimation_says_how_to_get_it(toys, monkeypatch):
