@@ -16,7 +16,7 @@ from dreamfusion.commands.render import MAX_TURN_DEG
 from dreamfusion.config import LARGEST, ExperimentConfig, GuidanceConfig
 from dreamfusion.config_files import load_config
 from dreamfusion.errors import ConfigError, RunNotFoundError
-from dreamfusion.progress import busy, result
+from dreamfusion.progress import busy, notice, result
 from dreamfusion.runs.directory import RunDirectory
 
 COLUMNS = ("noised", "predicted noise", "predicted clean", "SDS gradient")
@@ -70,6 +70,7 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
     find_model(config.model, True, config.single_file_config)
     tell_unknown_words(prompt, config.model, own=check_own_files(config))
     image = _read(picture) if run is None else _render(request, run, device)
+    _note_what_is_plain(config)
     sheet, norms = _explain(request, config, prompt, image, fractions, device)
     from dreamfusion.assets.images import write_image
 
@@ -88,6 +89,20 @@ def diffuse(request: DiffuseRequest, device: str) -> None:
         guidance_scale=config.guidance_scale,
         gradient_norms=norms,
     )
+
+
+def _note_what_is_plain(config: GuidanceConfig) -> None:
+    """A run's own objective may add terms that one prediction per noise level does not have."""
+    plain = GuidanceConfig()
+    added = {
+        "objective": config.objective != plain.objective,
+        "perp_neg": config.perp_neg,
+        "guidance_rescale": config.guidance_rescale != plain.guidance_rescale,
+    }
+    keys = [key for key, is_added in added.items() if is_added]
+    if keys:
+        names = ", ".join(f"guidance.{key}" for key in keys)
+        notice(f"the sheet shows plain score distillation, without this run's {names}")
 
 
 def _run(request: DiffuseRequest) -> RunDirectory:

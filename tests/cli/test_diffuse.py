@@ -151,3 +151,17 @@ def test_labels_stand_beside_what_they_name() -> None:
     assert green[0].min() > sheet.shape[0] / 2 and green[1].min() > sheet.shape[1] / 2
     with pytest.raises(ValueError, match="labels"):
         labelled_sheet(images, ["a"], ["x", "yy", "z"])
+
+
+@pytest.mark.parametrize(
+    "key", ["perp_neg=true", "guidance_rescale=0.5", "objective={kind: csd}", "weighting=uniform"]
+)
+def test_what_the_sheet_leaves_out_of_a_runs_guidance_is_named(
+    dreamfusion: Call, run_with_checkpoint: RunDirectory, tiny_model: Path, key: str
+) -> None:
+    run = run_with_checkpoint
+    run.config_path.write_text(dump_config(run.config_with([f"guidance.{key}"])))
+    answer = dreamfusion("diffuse", "1", "--model", tiny_model, "--timesteps", "0.5")
+    assert answer.code == 0, answer.err
+    name = key.partition("=")[0]
+    assert (f"without this run's guidance.{name}" in answer.err) == (name != "weighting")
