@@ -682,6 +682,8 @@ def sample(
 
     Several views, seeds and scales, with commas, make a grid. Look here first when an object fails: what the model
     cannot draw, it cannot teach.
+
+    --set takes single_file_config, loras, embeddings, negative_prompt, image_size, dtype and slices of guidance.
     """
     from dreamfusion.commands.sample import SampleRequest, sample
 
@@ -729,6 +731,8 @@ def diffuse(
     """Show what the frozen model says of a picture, step by step.
 
     A sheet: noised versions, predicted noise, denoised image, SDS gradient.
+
+    --set takes those keys of guidance that `sample` takes, weighting and view_prompts.
     """
     from dreamfusion.commands.diffuse import DiffuseRequest, diffuse
 

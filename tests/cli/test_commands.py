@@ -351,6 +351,30 @@ def test_render_looks_through_the_middle_lens_from_the_largest_distance_of_the_r
     assert asked[0]["distance"] == max(cameras.distance)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--image"], "16 x 16 px"),
+        (["--image", "--what", "rgb", "--what", "depth"], "32 x 16 px"),
+        (["--sheet", "2"], "2 views of 16 x 16 px"),
+    ],
+)
+def test_what_render_prints_is_the_size_of_what_it_wrote(
+    dreamfusion: Call,
+    run_with_checkpoint: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: str,
+) -> None:
+    from dreamfusion.commands import render
+
+    said: list[str] = []
+    monkeypatch.setattr(render, "result", lambda sentence, **_: said.append(sentence))
+    answer = dreamfusion("render", "--size", "16", *words)
+    assert answer.code == 0, answer.err
+    assert said[0].endswith(f"png  {told}")
+
+
 @pytest.mark.parametrize(("columns", "last"), [(80, 43), (40, 24), (10, 11)])
 def test_a_table_cuts_only_what_is_too_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, last: int
