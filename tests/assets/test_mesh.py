@@ -123,6 +123,7 @@ def test_a_piece_is_measured_by_the_largest_and_not_by_all(share, kept):
         for place, side in enumerate((1.0, 1.0, 0.5, 0.25))
     ]
     mesh = trimesh.util.concatenate(boxes)
+    assert isinstance(mesh, trimesh.Trimesh)
     vertices, faces, floaters, cavities = keep_large_solids(mesh.vertices, mesh.faces, share)
     assert (len(faces), floaters, cavities) == (12 * kept, 4 - kept, 0) and len(vertices) == 8 * kept
 

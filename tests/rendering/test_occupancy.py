@@ -250,6 +250,7 @@ def test_the_least_density_is_a_lower_bound_and_not_a_trivial_one(field, shapes)
     _, least = grid.for_training().along(
         origins, torch.nn.functional.normalize(points, dim=-1), points.norm(dim=-1)[:, None]
     )
+    assert least is not None
     density = ball.density(points)
     # The blob is concave in its middle: the least value is at a node there, and nowhere is it much less between nodes.
     assert (least[:, 0] <= density + 0.02).all()
