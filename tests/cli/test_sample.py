@@ -35,6 +35,8 @@ def test_a_grid_of_views_scales_and_seeds(dreamfusion: Call) -> None:
     assert sheet == folder.with_suffix(".png")
     assert line["texts"] == {"none": "a red mushroom", "back": "a red mushroom, back view"}
     assert line["scheduler"] == "EulerDiscrete" and line["seeds"] == [4, 0]
+    assert line["steps"] == 2 and line["guidance_scales"] == [2, 7.5] and line["model"] == "miniature"
+    assert line["loras"] == line["embeddings"] == [] and line["negative_prompt"] == ""
     names = [f"{view}s{scale}-seed{seed}" for view in ("", "back-") for scale in (2, 7.5) for seed in (4, 0)]
     assert [Path(path) for path in line["images"]] == [folder / f"{name}.png" for name in names]
     assert sorted(folder.iterdir()) == sorted(folder / f"{name}.png" for name in names)
