@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dreamfusion.commands import sample
@@ -35,6 +36,8 @@ def test_a_grid_of_views_scales_and_seeds(dreamfusion: Call) -> None:
     assert sheet == folder.with_suffix(".png")
     assert line["texts"] == {"none": "a red mushroom", "back": "a red mushroom, back view"}
     assert line["scheduler"] == "EulerDiscrete" and line["seeds"] == [4, 0]
+    assert line["steps"] == 2 and line["guidance_scales"] == [2, 7.5] and line["model"] == "miniature"
+    assert line["loras"] == line["embeddings"] == [] and line["negative_prompt"] == ""
     names = [f"{view}s{scale}-seed{seed}" for view in ("", "back-") for scale in (2, 7.5) for seed in (4, 0)]
     assert [Path(path) for path in line["images"]] == [folder / f"{name}.png" for name in names]
     assert sorted(folder.iterdir()) == sorted(folder / f"{name}.png" for name in names)
@@ -114,3 +117,27 @@ def test_a_file_where_the_single_images_belong(dreamfusion: Call, husk: Path, tm
     (tmp_path / "sheet").touch()
     answer = dreamfusion("sample", "a duck", "--model", husk, "--output", "sheet.png")
     assert answer.code == 18 and "sheet cannot hold the single images" in answer.err
+
+
+def test_each_file_and_each_place_on_the_sheet_holds_its_own_image(tmp_path: Path) -> None:
+    """2 views, 3 scales and 4 seeds, each image of one colour."""
+    grid = sample.Grid(["none", "back"], [1.0, 2.5, 7.0], [9, 3, 5, 0])
+    images = torch.zeros(2, 3, 4, 16, 16, 3)
+    for i, j, k in np.ndindex(2, 3, 4):
+        images[i, j, k] = torch.tensor([255 - 50 * i, 40 * j, 60 * k]) / 255
+    (tmp_path / "sheet").mkdir()
+    single = sample._write(images, grid, tmp_path / "sheet.png", tmp_path / "sheet")
+    places = list(np.ndindex(2, 3, 4))
+    assert [path.name for path in single] == [grid.file_name(*place) for place in places]
+    sheet = pixels(tmp_path / "sheet.png")
+    middles = {}
+    for (i, j, k), path in zip(places, single, strict=True):
+        colour = (255 - 50 * i, 40 * j, 60 * k)
+        assert (pixels(path) == colour).all(), path
+        found = np.argwhere((sheet == colour).all(-1))
+        assert len(found) == sample.SMALLEST**2, path
+        middles[i * 3 + j, k] = found.mean(0)
+    for (row, column), (down, right) in middles.items():
+        assert down == middles[row, 0][0] and right == middles[0, column][1]
+        assert row == 0 or down > middles[row - 1, column][0]
+        assert column == 0 or right > middles[row, column - 1][1]
