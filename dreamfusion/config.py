@@ -32,7 +32,7 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _only_numbers_for_a_number(cls, data: Any) -> Any:
-        """What pydantic takes for a number and nobody means goes on as text, which is none: true, which it takes for 1,
+        """What pydantic takes for a number and nobody means becomes a text that is no number: true, which it takes for 1,
         and numbers that no loop ends at and no float32 holds."""
         if not isinstance(data, dict):
             return data

@@ -325,7 +325,7 @@ def _print_cost(config: ExperimentConfig, device: str) -> None:
         return
     model = find_model(config.guidance.model, single_file_config=config.guidance.single_file_config)
     if model.directory is None:
-        print(f"# guidance: its cost is told once `{model.download_command}` has fetched it")
+        print(f"# guidance: its cost is known once `{model.download_command}` has fetched it")
         return
     from dreamfusion.guidance.costs import guidance_cost
     from dreamfusion.training.footprint import expected_bytes, render_footprint

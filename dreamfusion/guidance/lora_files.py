@@ -28,7 +28,7 @@ from dreamfusion.guidance.lora_names import Layers, Shape
 from dreamfusion.guidance.lora_settings import LoraSettings
 from dreamfusion.guidance.personal_files import SAME_FAMILY, check_file, opened, read, shapes_of, some
 
-# How a layer's name goes on. PEFT may put the adapter's name in between; old diffusers said "_lora" or "lora_linear_layer".
+# What follows a layer's name. PEFT may put the adapter's name in between; old diffusers said "_lora" or "lora_linear_layer".
 _FACTORS = {
     "down": r"\.lora_(?:down|A)(?:\.\w+)?\.weight|(?:_lora|\.lora|\.lora_linear_layer)\.down\.weight",
     "up": r"\.lora_(?:up|B)(?:\.\w+)?\.weight|(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight",

@@ -2,7 +2,7 @@
 
 There +Y is up, the front faces +Z, and the ball of radius 1 around the origin holds the object.
 
-A few frames may be wrong or unusual: a pose that went astray, a close-up, a camera that looks elsewhere. They are told apart by
+A few frames may be wrong or unusual: a pose that went astray, a close-up, a camera that looks elsewhere. They are recognised by
 medians, have no say in where the ball lies and how large it is, and are named. Without such frames nothing is left out: least
 squares, the largest silhouette and the narrowest view decide.
 """

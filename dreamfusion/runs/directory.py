@@ -281,7 +281,7 @@ def discarded_unless_begun(run: RunDirectory) -> Iterator[None]:
 
 
 def discard_unused(run: RunDirectory) -> None:
-    """Remove a run in which no step was taken: there is nothing in it but a mistake that was told already."""
+    """Remove a run in which no step was taken: there is nothing in it but a mistake that was reported already."""
     if metrics.last_step(run.metrics_path) != 0 or checkpoint.listing(run.checkpoints):
         return
     with contextlib.suppress(OSError):

@@ -126,7 +126,7 @@ def test_the_middle_of_a_picture_is_taken_over_white(image: Path, tmp_path: Path
     (["--elevation-deg", "-90.5"], 11, "--elevation-deg"),
     (["--azimuth-deg", "-36001"], 11, "--azimuth-deg: expected a number from -36000 to 36000"),
     (["--guidance-scale", "1e39"], 11, "--guidance-scale: expected a number from -3.4e+38 to 3.4e+38"),
-    # At their limits they are taken, so the next mistake is told.
+    # At their limits they are taken, so the next mistake is reported.
     (["--azimuth-deg", "-36000", "--elevation-deg", "-90"], 10, "the prompt is empty"),
     (["--azimuth-deg", "36000", "--elevation-deg", "90"], 10, "the prompt is empty"),
 ])  # fmt: skip
