@@ -1,4 +1,4 @@
-"""What a killed process left is told from what a living one writes, and from other people's files."""
+"""What a killed process left is distinguished from what a living one writes, and from other people's files."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_what_random_points_find_fades_by_the_decay_and_what_nodes_see_is_of_now
     grid.update(dense, 0, _generator())
     assert grid.densities[inner] == 9.0
     grid.update(nothing, 0, _generator())
-    # The nodes' 9 is gone at once, and what was found before goes on fading.
+    # The nodes' 9 is gone at once, and what was found before keeps fading.
     assert grid.densities[inner] == 0.125
 
 
